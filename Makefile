@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target that runs something readies the checkout first (tools/setup.sh), which is quick when it is ready.
+
+MAKEFLAGS += --no-print-directory
+python := .venv/bin/python
+simulations ?= 10000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench sim proto lock clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Install the missing Debian packages and make .venv
+	@tools/setup.sh
+
+demo: setup ## Watch facts cross between two zones while links are cut and processes killed (about a minute)
+	@.venv/bin/bsfg demo
+
+test: setup ## Run the linters, the unit tests and the service tests
+	@$(python) -m pytest
+
+lint: setup ## Run the linters alone
+	@$(python) -m pytest tests/test_linters.py tests/unit/test_repository.py
+
+bench: setup ## Measure catching up: in pages, fact by fact, and by JetStream mirroring
+	@$(python) -m tests.bench
+
+sim: setup ## Run the whole simulation matrix (simulations=N for another number of runs)
+	@$(python) -m tests.sim --runs $(simulations)
+
+proto: setup ## Generate the protobuf code from its source
+	@$(python) tools/generate_proto.py
+
+lock: ## Choose and hash-lock package versions anew (needs uv; options=--upgrade takes the newest)
+	@tools/lock.sh $(options)
+
+clean: ## Remove .venv and all caches; Debian packages and pip's own cache stay
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

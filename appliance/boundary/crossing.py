@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One category crossing in one direction: the transfer table, carried out over a source and a sink.
+
+A pull is a remote source and the local sink; a push is the local source and a remote sink. This module does not know
+which: it is run by the side that dials, and obeys the frontier, the credit and the pauses the sink answers with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from appliance.boundary.errors import BsfgError, PositionError
+from appliance.boundary.names import Category, ZoneId
+from appliance.boundary.pages import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_FACTS,
+    START,
+    Countersigned,
+    FetchRequest,
+    Page,
+    PageAnswer,
+    Position,
+    Receipt,
+)
+from appliance.boundary.ports import SinkPort, SourcePort
+from appliance.boundary.reasons import Reason
+from appliance.boundary.transfer import Backoff, Event, Step, TransferMachine
+
+_log = logging.getLogger(__name__)
+
+_AWAY = frozenset((Reason.LINK_DOWN, Reason.PEER_TIMEOUT))
+"""Reasons that mean: the boundary itself cannot be reached."""
+
+
+@dataclass(slots=True)
+class CrossingStatus:
+    """What a crossing looks like from outside; lag in facts, times on trio's clock."""
+
+    name: str
+    step: Step = Step.LOCATE
+    offset: int = 0
+    epoch: bytes = b""
+    lag: int = 0
+    facts: int = 0
+    pages: int = 0
+    gaps: int = 0
+    confirmed: int = 0
+    reachable: bool = False
+    last_exchange: float | None = None
+    problem: BsfgError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Who is told that the peer was reached (and whether facts still wait) or could not be."""
+
+    reached: Callable[[str, bool], None] = field(default=lambda name, behind: None)
+    unreachable: Callable[[str], None] = field(default=lambda name: None)
+
+
+class Crossing:
+    """Carries one category of facts from ``origin`` to ``reader`` until cancelled."""
+
+    def __init__(
+        self,
+        name: str,
+        category: Category,
+        origin: ZoneId,
+        reader: ZoneId,
+        source: SourcePort,
+        sink: SinkPort,
+        *,
+        wait_ms: int = 5000,
+        page_facts: int = MAX_PAGE_FACTS - 1,
+        backoff: Backoff | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.status = CrossingStatus(name)
+        self._category, self._origin, self._reader = category, origin, reader
+        self._source, self._sink = source, sink
+        self._wait_ms, self._page_facts = wait_ms, page_facts
+        self._backoff = backoff or Backoff()
+        self._observer = observer or Observer()
+        self._machine = TransferMachine()
+        self._epoch = b""
+        self._at: Position = START
+        self._page: Page | None = None
+        self._prefetched: Page | None = None
+        self._credit = page_facts
+        self._receipt: Receipt | None = None
+        self._confirmed: Receipt | None = None
+        self._countersigned: Countersigned | None = None
+        self._steps: dict[Step, Callable[[], Awaitable[Event]]] = {
+            Step.LOCATE: self._locate,
+            Step.FETCH: self._fetch,
+            Step.COMMIT: self._commit,
+            Step.CONFIRM: self._confirm,
+            Step.PAUSE: self._pause,
+        }
+
+    async def run(self) -> None:
+        """Walk the table for ever; ends only by cancellation or a defect."""
+        while True:
+            await self.step()
+
+    async def step(self) -> Event:
+        """Carry out one step and take its transition."""
+        try:
+            event = await self._steps[self._machine.step]()
+        except PositionError as error:
+            event = self._moved(error)
+        except BsfgError as error:
+            event = self._failed(error)
+        self.status.step = self._machine.apply(event)
+        return event
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    async def _locate(self) -> Event:
+        self._prefetched = None
+        answer = await self._sink.append_page(self._origin, self._probe())
+        self._epoch, self._at = answer.epoch, answer.frontier
+        self._credit = self._page_facts
+        self._receipt = answer.receipt
+        return Event.LOCATED
+
+    async def _fetch(self) -> Event:
+        page, self._prefetched = self._prefetched, None
+        if page is None:
+            page = await self._fetch_after(self._at, self._wait_ms)
+        self._check(page)
+        self._epoch, self._page = page.epoch, page
+        self._update(page)
+        if page.is_probe:
+            self._exchanged(behind=False)
+            return Event.EMPTY
+        return Event.PAGE
+
+    async def _commit(self) -> Event:
+        page = self._page
+        assert page is not None  # the table leads here from FETCH alone
+        answer = await self._append(page)
+        self.status.facts += len(page.facts)
+        self.status.gaps += len(page.gaps)
+        self.status.pages += 1
+        self._at = answer.frontier
+        self._update(page)
+        self._exchanged(behind=page.pending > 0)
+        return await self._obey(answer)
+
+    async def _confirm(self) -> Event:
+        if self._receipt is None and self._epoch:
+            answer = await self._sink.append_page(self._origin, self._probe(), self._take_countersigned())
+            self._receipt = answer.receipt
+            if answer.frontier != self._at:
+                self._at = answer.frontier
+                return Event.MOVED
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None and receipt != self._confirmed:
+            signature = await self._source.confirm_receipt(self._reader, receipt)
+            self._confirmed = receipt
+            self._countersigned = Countersigned(receipt, signature)
+            self.status.confirmed = receipt.through.offset
+        if self._countersigned is not None and self._epoch:
+            await self._sink.append_page(self._origin, self._probe(), self._take_countersigned())
+        self._exchanged(behind=self.status.lag > 0)
+        return Event.CONFIRMED
+
+    async def _pause(self) -> Event:
+        await trio.sleep(self._backoff.pause(max(1, self._machine.failures)))
+        return Event.RESTED
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _probe(self) -> Page:
+        return Page(self._origin, self._category, self._epoch, START, START)
+
+    async def _fetch_after(self, after: Position, wait_ms: int) -> Page:
+        request = FetchRequest(
+            self._category, self._epoch, after, min(self._credit, self._page_facts), MAX_PAGE_BYTES, wait_ms
+        )
+        return await self._source.fetch_page(self._reader, request)
+
+    async def _append(self, page: Page) -> PageAnswer:
+        """Hand a page over, and get the next one meanwhile if more is waiting."""
+        outcome: PageAnswer | BsfgError
+        async with trio.open_nursery() as nursery:
+            if page.pending > 0:
+                nursery.start_soon(self._prefetch, page.through)
+            try:
+                outcome = await self._sink.append_page(self._origin, page, self._take_countersigned())
+            except BsfgError as error:  # raised again outside, so that it does not come as a group
+                nursery.cancel_scope.cancel()
+                outcome = error
+        if isinstance(outcome, BsfgError):
+            raise outcome
+        return outcome
+
+    async def _prefetch(self, after: Position) -> None:
+        """Get the next page while this one is being committed; if that fails, the next step finds out by itself."""
+        try:
+            self._prefetched = await self._fetch_after(after, 0)
+        except BsfgError:
+            self._prefetched = None
+
+    def _check(self, page: Page) -> None:
+        """A page must be the answer to what was asked, whoever sent it."""
+        if page.origin != self._origin or page.category != self._category or page.after != self._at:
+            raise PositionError(Reason.OUT_OF_ORDER, f"asked after {self._at.offset}, got after {page.after.offset}")
+        if self._epoch and page.epoch != self._epoch:
+            raise PositionError(Reason.LOG_DIVERGED, "the page is of another epoch", epoch=page.epoch)
+
+    async def _obey(self, answer: PageAnswer) -> Event:
+        self._credit = max(1, min(answer.credit_facts, self._page_facts))
+        if answer.retry_after_ms > 0:
+            await trio.sleep(answer.retry_after_ms / 1000)
+        if answer.receipt is not None:
+            self._receipt = answer.receipt
+            return Event.RECEIPT_DUE
+        return Event.COMMITTED
+
+    def _take_countersigned(self) -> Countersigned | None:
+        countersigned, self._countersigned = self._countersigned, None
+        return countersigned
+
+    def _update(self, page: Page) -> None:
+        status = self.status
+        status.offset, status.epoch = self._at.offset, page.epoch
+        status.lag = page.pending + (0 if self._at == page.through else len(page.facts))
+
+    def _exchanged(self, *, behind: bool) -> None:
+        self.status.reachable, self.status.problem = True, None
+        self.status.last_exchange = trio.current_time()
+        self._observer.reached(self.status.name, behind)
+
+    def _moved(self, error: PositionError) -> Event:
+        _log.info("%s: %s", self.status.name, error)
+        if error.reason is Reason.LOG_DIVERGED:
+            self._epoch = error.epoch
+        return Event.MOVED if error.reason is not Reason.TOO_MANY_EPOCHS else self._failed(error)
+
+    def _failed(self, error: BsfgError) -> Event:
+        if self.status.problem is None or self.status.problem.reason is not error.reason:
+            _log.warning("%s: %s", self.status.name, error)
+        self.status.problem = error
+        self._epoch = b""  # located anew: the sink's newest epoch is the one to go on with
+        if error.reason in _AWAY:
+            self.status.reachable = False
+            self._observer.unreachable(self.status.name)
+        return Event.FAILED

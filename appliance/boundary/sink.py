@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The side that wants the facts: commits pages at the frontier, exactly once, and answers with receipts.
+
+Theory of operation: one forward buffer per (origin, category, epoch), one writer. A page must start at the frontier,
+which is read from the log alone. :func:`judge` (pure) decides what of it is stored and what is diverted; a diverted
+fact is *consumed*: it never stops the facts behind it. Order of writing: dead letters, log (facts and position in one
+batch), ledger, answer. A crash between any two repeats the same decisions and changes nothing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from appliance.boundary.claims import IdClaims, Key, Signal
+from appliance.boundary.errors import BsfgError, DeniedError, PositionError, RefusedError
+from appliance.boundary.messages import Message, check_stored
+from appliance.boundary.names import Category, FactSubject, MessageId, ProducerId, ZoneId
+from appliance.boundary.pages import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_FACTS,
+    START,
+    Countersigned,
+    Fact,
+    Gap,
+    Page,
+    PageAnswer,
+    Position,
+    Receipt,
+    link,
+)
+from appliance.boundary.policy import ZonePolicy
+from appliance.boundary.ports import KeysPort, LedgerPort, LogPort, LogsPort
+from appliance.boundary.reasons import Reason
+from appliance.boundary.records import (
+    DUPLICATE,
+    STORED,
+    DeadLetter,
+    Incident,
+    KnownId,
+    LedgerRow,
+    LogId,
+    Record,
+    StoredRecord,
+    forward_record,
+    gap_marker,
+    position_marker,
+)
+
+_log = logging.getLogger(__name__)
+
+MAX_EPOCHS = 64
+"""Epochs of one origin's category that are accepted before an operator must look."""
+RECEIPT_EVERY_FACTS = 10_000
+RECEIPT_EVERY_S = 10.0
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a page becomes: records for the log, rows for the ledger, dead letters, and where it ends."""
+
+    through: Position
+    records: list[Record] = field(default_factory=list)
+    rows: list[LedgerRow] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    gaps: int = 0
+
+
+def check_facts(log: LogId, me: ZoneId, page: Page) -> dict[int, Message | RefusedError]:
+    """Check the content of every fact of a page, by offset."""
+    checked: dict[int, Message | RefusedError] = {}
+    for fact in page.facts:
+        try:
+            checked[fact.offset] = _check_fact(log, me, fact)
+        except RefusedError as refused:
+            checked[fact.offset] = refused
+    return checked
+
+
+def _check_fact(log: LogId, me: ZoneId, fact: Fact) -> Message:
+    message = check_stored(fact.subject, fact.message, fact.digest)
+    subject = message.subject
+    if subject.origin != log.origin or subject.category != log.category or not subject.addresses(me):
+        raise RefusedError(
+            Reason.ZONE_MISMATCH, f"{fact.subject[:128]} in a page of {log.origin} {log.category} to {me}"
+        )
+    return message
+
+
+def judge(
+    log: LogId, page: Page, checked: Mapping[int, Message | RefusedError], known: Mapping[Key, KnownId], seq: int
+) -> Judged:
+    """Decide a page that starts at the frontier; ``seq`` is the local log's last sequence. Pure.
+
+    :raises RefusedError: ``bad_request`` when offsets do not rise one from the other or the chain does not fit: then
+        the page as a whole is not what its sender says, and nothing of it is consumed.
+    """
+    at = page.after
+    result = Judged(at)
+    taken: dict[Key, bytes] = {}
+    for item in page.items():
+        head = link(at.head, item)
+        if isinstance(item, Gap):
+            if item.first != at.offset + 1 or item.last < item.first:
+                raise RefusedError(Reason.BAD_REQUEST, f"gap {item.first}-{item.last} behind {at.offset}")
+            at = Position(item.last, head)
+            result.records.append(gap_marker(item, at))
+            result.gaps += 1
+            continue
+        if item.prev != at.offset or item.offset <= at.offset:
+            raise RefusedError(Reason.BAD_REQUEST, f"fact {item.offset} names {item.prev} before it, not {at.offset}")
+        at = Position(item.offset, head)
+        outcome = _divert(log, item, checked[item.offset], known, taken, result.dead)
+        content = checked[item.offset]
+        if outcome == STORED and isinstance(content, Message):
+            taken[content.key] = content.digest
+            result.records.append(forward_record(content, item.offset, at))
+        result.rows.append(_row(item, content, head, outcome, seq + len(result.records) if outcome == STORED else 0))
+    if at != page.through:
+        raise RefusedError(Reason.CHAIN_BROKEN, f"the page ends at {page.through.offset} with another chain head")
+    if page.facts and (not result.rows or result.rows[-1].outcome != STORED) and at != page.after:
+        result.records.append(position_marker(at))
+    result.through = at
+    return result
+
+
+def _divert(
+    log: LogId,
+    fact: Fact,
+    content: Message | RefusedError,
+    known: Mapping[Key, KnownId],
+    taken: Mapping[Key, bytes],
+    dead: list[DeadLetter],
+) -> str:
+    """The outcome of a fact: stored, duplicate, or the reason it goes to the dead letters for."""
+    if isinstance(content, RefusedError):
+        dead.append(_dead_letter(log, fact, content.reason, content.detail))
+        return content.reason
+    held = taken.get(content.key)
+    if held is None and content.key in known:
+        old = known[content.key]
+        held = old.digest
+        if old.log.category != log.category:
+            detail = f"the id is taken in category {old.log.category}"
+            dead.append(_dead_letter(log, fact, Reason.CONFLICTING_DUPLICATE, detail))
+            return Reason.CONFLICTING_DUPLICATE
+    if held is None:
+        return STORED
+    if held == content.digest:
+        return DUPLICATE
+    detail = f"stored sha256 {held.hex()}, offered sha256 {content.digest.hex()}"
+    dead.append(_dead_letter(log, fact, Reason.CONFLICTING_DUPLICATE, detail))
+    return Reason.CONFLICTING_DUPLICATE
+
+
+def _dead_letter(log: LogId, fact: Fact, reason: Reason, detail: str) -> DeadLetter:
+    return DeadLetter(log, fact.offset, fact.subject, fact.message, fact.digest, reason, detail)
+
+
+def _row(fact: Fact, content: Message | RefusedError, head: bytes, outcome: str, seq: int) -> LedgerRow:
+    if isinstance(content, RefusedError):
+        return LedgerRow(fact.offset, seq, "", ProducerId(""), MessageId(""), fact.digest, head, outcome)
+    subject = content.subject
+    return LedgerRow(fact.offset, seq, subject.to, subject.producer, content.message_id, content.digest, head, outcome)
+
+
+class ForwardBuffer:
+    """The facts received from one epoch of an origin's log. Settles itself from log and ledger."""
+
+    def __init__(self, log_id: LogId, me: ZoneId, logs: LogsPort, ledger: LedgerPort, claims: IdClaims) -> None:
+        self.log_id = log_id
+        self.lock = trio.Lock()
+        self.frontier = START
+        self.receipted: Receipt | None = None
+        self.receipted_at = -RECEIPT_EVERY_S
+        self.seq = 0
+        self._marked = START
+        self._me = me
+        self._logs = logs
+        self._ledger = ledger
+        self._claims = claims
+        self._log: LogPort | None = None
+
+    async def settled(self) -> LogPort:
+        """The log with frontier and ledger level with it; call with :attr:`lock` held."""
+        if self._log is None:
+            log = await self._logs.open_forward(self.log_id)
+            await self._settle(log)
+            self.receipted = await self._ledger.last_receipt(self.log_id, self._me)
+            if self.receipted is not None and self.receipted.through.offset > self.frontier.offset:
+                self.receipted = None  # this copy is older than what was confirmed: confirm anew from here
+            self._log = log
+        return self._log
+
+    def unsettle(self) -> None:
+        """The outcome of a write is unknown: read the log again before the next step."""
+        self._log, self._marked = None, START
+
+    async def commit(self, page: Page) -> Judged:
+        """Commit a page that starts at the frontier; call with :attr:`lock` held."""
+        log = await self.settled()
+        checked = check_facts(self.log_id, self._me, page)
+        keys = [content.key for content in checked.values() if isinstance(content, Message)]
+        async with self._claims.hold(self.log_id.origin, keys):
+            known = await self._ledger.known(self.log_id.origin, keys)
+            judged = judge(self.log_id, page, checked, known, self.seq)
+            try:
+                for letter in judged.dead:
+                    await self._logs.keep_dead_letter(letter)
+                seq = await log.append(judged.records, self.seq) if judged.records else self.seq
+                await self._ledger.record(self.log_id, judged.rows, judged.through, seq)
+            except RefusedError:
+                raise  # nothing was stored
+            except (BsfgError, trio.Cancelled):
+                self.unsettle()
+                raise
+        self.seq, self.frontier = seq, judged.through
+        return judged
+
+    async def mark_idle(self) -> None:
+        """Leave a position marker, so that the position outlives the facts; call with :attr:`lock` held."""
+        log = await self.settled()
+        if self.frontier in (START, self._marked):
+            return
+        last = await log.last()
+        if last is not None and not last.is_fact and last.position == self.frontier:
+            self._marked = self.frontier
+            return
+        try:
+            self.seq = await log.append([position_marker(self.frontier)], self.seq)
+            await self._ledger.record(self.log_id, [], self.frontier, self.seq)
+            self._marked = self.frontier
+        except (BsfgError, trio.Cancelled):
+            self.unsettle()
+            raise
+
+    async def _settle(self, log: LogPort) -> None:
+        state, last = await log.state(), await log.last()
+        account = await self._ledger.log(self.log_id)
+        at, seq = (account.through, account.seq) if account is not None else (START, 0)
+        if seq > state.last:
+            # The log is an older copy: what it does not hold was not received, and its ids are free again.
+            at, seq = (last.position if last is not None else START), state.last
+            await self._ledger.truncate(self.log_id, at, seq)
+        while seq < state.last:
+            records = await log.read(seq, MAX_PAGE_FACTS, MAX_PAGE_BYTES)
+            if not records:
+                break
+            rows = [_row_of(record) for record in records if record.is_fact]
+            at, seq = records[-1].position, records[-1].seq
+            await self._ledger.record(self.log_id, rows, at, seq)
+        self.frontier, self.seq = at, state.last
+
+
+def _row_of(record: StoredRecord) -> LedgerRow:
+    subject = FactSubject.parse(record.subject)
+    return LedgerRow(
+        record.origin_offset,
+        record.seq,
+        subject.to,
+        subject.producer,
+        MessageId(record.headers["Bsfg-Id"]),
+        record.digest,
+        record.position.head,
+    )
+
+
+class Sink:
+    """Takes pages from other zones; implements :class:`~appliance.boundary.ports.SinkPort`."""
+
+    def __init__(
+        self,
+        policy: ZonePolicy,
+        logs: LogsPort,
+        ledger: LedgerPort,
+        keys: KeysPort,
+        claims: IdClaims,
+        *,
+        wall_clock_ms: Callable[[], int],
+        note: Callable[[Incident], None],
+    ) -> None:
+        self.changed = Signal()
+        self._policy = policy
+        self._logs = logs
+        self._ledger = ledger
+        self._keys = keys
+        self._claims = claims
+        self._wall_clock_ms = wall_clock_ms
+        self._note = note
+        self._buffers: dict[LogId, ForwardBuffer] = {}
+        self._opening = trio.Lock()
+
+    async def append_page(self, sender: ZoneId, page: Page, countersigned: Countersigned | None = None) -> PageAnswer:
+        """See :class:`~appliance.boundary.ports.SinkPort`."""
+        self._policy.check_append(sender, page.category)
+        if page.origin != sender:
+            raise DeniedError(Reason.ZONE_MISMATCH, f"{sender} sent a page of {page.origin}")
+        if countersigned is not None:
+            await self._take_countersigned(sender, countersigned)
+        if page.is_probe:
+            return await self._frontier(LogId(sender, page.category, page.epoch))
+        buffer = await self._buffer(LogId(sender, page.category, page.epoch), page)
+        async with buffer.lock:
+            await buffer.settled()
+            if page.after != buffer.frontier:
+                raise self._out_of_order(buffer, page)
+            judged = await buffer.commit(page)
+            await self._report(buffer, judged)
+            receipt = await self._receipt(buffer, idle=page.pending == 0)
+        self.changed.fire()
+        return PageAnswer(page.epoch, buffer.frontier, receipt=receipt)
+
+    async def _frontier(self, log: LogId) -> PageAnswer:
+        """Answer a probe: how far a log was received; without an epoch, the newest one known."""
+        epochs = await self._logs.forward_epochs(log.origin, log.category)
+        if not log.epoch:
+            if not epochs:
+                return PageAnswer(b"", START)
+            log = LogId(log.origin, log.category, epochs[-1])
+        if log.epoch not in epochs:
+            return PageAnswer(log.epoch, START)
+        buffer = self._buffers.setdefault(log, self._new_buffer(log))
+        async with buffer.lock:
+            await buffer.settled()
+            await buffer.mark_idle()
+            return PageAnswer(log.epoch, buffer.frontier, receipt=await self._receipt(buffer, idle=True))
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _buffer(self, log: LogId, page: Page) -> ForwardBuffer:
+        async with self._opening:
+            if log in self._buffers:
+                return self._buffers[log]
+            epochs = await self._logs.forward_epochs(log.origin, log.category)
+            if log.epoch not in epochs:
+                if page.after != START:
+                    raise PositionError(Reason.OUT_OF_ORDER, "this epoch starts at 0", epoch=log.epoch)
+                if len(epochs) >= MAX_EPOCHS:
+                    raise PositionError(Reason.TOO_MANY_EPOCHS, f"{len(epochs)} of {log.origin} {log.category}")
+                if epochs:
+                    await self._diverged(log, epochs[-1])
+            return self._buffers.setdefault(log, self._new_buffer(log))
+
+    def _new_buffer(self, log: LogId) -> ForwardBuffer:
+        return ForwardBuffer(log, self._policy.zone, self._logs, self._ledger, self._claims)
+
+    async def _diverged(self, log: LogId, previous: bytes) -> None:
+        incident = Incident(
+            Reason.LOG_DIVERGED,
+            f"{log.origin} {log.category}: epoch {previous.hex()[:8]} ended, epoch {log.epoch.hex()[:8]} begins",
+            {"peer": log.origin, "category": log.category, "epoch": log.epoch.hex()},
+        )
+        _log.warning("%s", incident.detail)
+        await self._ledger.note(incident)
+        self._note(incident)
+
+    def _out_of_order(self, buffer: ForwardBuffer, page: Page) -> PositionError:
+        return PositionError(
+            Reason.OUT_OF_ORDER,
+            f"frontier {buffer.frontier.offset}, page after {page.after.offset}",
+            epoch=buffer.log_id.epoch,
+            offset=buffer.frontier.offset,
+            head=buffer.frontier.head,
+        )
+
+    async def _report(self, buffer: ForwardBuffer, judged: Judged) -> None:
+        for letter in judged.dead:
+            detail = f"{buffer.log_id.origin} {buffer.log_id.category} fact {letter.offset}: {letter.detail}"
+            _log.warning("dead letter: %s: %s", letter.reason, detail)
+            await self._ledger.note(Incident(letter.reason, detail, {"offset": str(letter.offset)}))
+
+    async def _receipt(self, buffer: ForwardBuffer, *, idle: bool) -> Receipt | None:
+        """A signed receipt when one is due: at idle, every 10 000 facts or every 10 s (DESIGN section 4)."""
+        last = buffer.receipted.through.offset if buffer.receipted is not None else 0
+        news = buffer.frontier.offset - last
+        late = trio.current_time() - buffer.receipted_at >= RECEIPT_EVERY_S
+        if news <= 0:
+            return buffer.receipted if idle else None  # the answer that carried it may have been lost
+        if not (idle or late or news >= RECEIPT_EVERY_FACTS):
+            return None
+        unsigned = Receipt(
+            buffer.log_id.origin,
+            self._policy.zone,
+            buffer.log_id.category,
+            buffer.log_id.epoch,
+            buffer.frontier,
+            self._wall_clock_ms(),
+        )
+        receipt = signed(unsigned, self._keys)
+        await self._ledger.put_receipt(receipt, None)
+        buffer.receipted, buffer.receipted_at = receipt, trio.current_time()
+        return receipt
+
+    async def _take_countersigned(self, source: ZoneId, countersigned: Countersigned) -> None:
+        receipt = countersigned.receipt
+        if receipt.origin != source or receipt.receiver != self._policy.zone:
+            raise RefusedError(Reason.BAD_RECEIPT, f"of {receipt.origin} for {receipt.receiver}")
+        if receipt.signature is None or not self._keys.verify(
+            self._policy.zone, receipt.statement(), receipt.signature
+        ):
+            raise RefusedError(Reason.BAD_RECEIPT, "we did not sign this")
+        if not self._keys.verify(source, receipt.statement(), countersigned.countersignature):
+            raise RefusedError(Reason.BAD_RECEIPT, "the countersignature is not the source's")
+        await self._ledger.put_receipt(receipt, countersigned.countersignature)
+
+
+def signed(receipt: Receipt, keys: KeysPort) -> Receipt:
+    """The receipt with this zone's signature over its statement."""
+    return Receipt(
+        receipt.origin,
+        receipt.receiver,
+        receipt.category,
+        receipt.epoch,
+        receipt.through,
+        receipt.committed_at_unix_ms,
+        keys.sign(receipt.statement()),
+    )

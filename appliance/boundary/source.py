@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The side that has the facts: builds pages for one reader, explains gaps, takes receipts.
+
+Theory of operation: the ledger says which facts a reader must be served; the log supplies their bytes. A fact the
+ledger knows and the log no longer has is never skipped in silence: dropped by retention it becomes an explicit gap,
+otherwise the log is damaged and stops crossing right there. The chain over what a reader was served is recomputed from
+the ledger, so the reader's own head proves that both mean the same history; if not, this reader starts a new epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from appliance.boundary.errors import IntegrityError, PositionError, RefusedError
+from appliance.boundary.names import Category, ZoneId
+from appliance.boundary.pages import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_FACTS,
+    START,
+    Fact,
+    FetchRequest,
+    Gap,
+    GapReason,
+    Page,
+    Position,
+    Receipt,
+    Signature,
+    link,
+    link_fact,
+    link_gap,
+)
+from appliance.boundary.policy import ZonePolicy
+from appliance.boundary.ports import KeysPort, LedgerPort, LogPort
+from appliance.boundary.reasons import Reason
+from appliance.boundary.records import Incident, LedgerLog, LedgerRow, LogId, StoredRecord
+from appliance.boundary.store import StoreBuffer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Served:
+    """The last two page ends served to a reader: what it will most likely ask for next."""
+
+    log: LogId
+    ends: tuple[Position, ...]
+
+
+class Source:
+    """Serves the zone's store buffers to readers; implements :class:`~appliance.boundary.ports.SourcePort`."""
+
+    def __init__(
+        self,
+        policy: ZonePolicy,
+        stores: dict[Category, StoreBuffer],
+        ledger: LedgerPort,
+        keys: KeysPort,
+        *,
+        note: Callable[[Incident], None],
+    ) -> None:
+        self._policy = policy
+        self._stores = stores
+        self._ledger = ledger
+        self._keys = keys
+        self._note = note
+        self._served: dict[tuple[ZoneId, Category], _Served] = {}
+
+    async def fetch_page(self, reader: ZoneId, request: FetchRequest) -> Page:
+        """See :class:`~appliance.boundary.ports.SourcePort`."""
+        self._policy.check_fetch(reader, request.category)
+        store = self._stores[request.category]
+        log = await store.settled()
+        epoch = log.epoch_for(reader)
+        if request.epoch and request.epoch != epoch:
+            return await self._closing_page(reader, store, request, epoch)
+        view = store.log_id(epoch)
+        await self._check_position(reader, store, log, view, request.after)
+        deadline = trio.current_time() + request.wait_ms / 1000
+        while True:
+            changed = store.changed.next()
+            page = await self._page(reader, store, log, view, request)
+            if not page.is_probe or trio.current_time() >= deadline:
+                break
+            with trio.move_on_at(deadline):
+                await changed.wait()
+            log = await store.settled()
+            if log.epoch_for(reader) != epoch:
+                raise PositionError(Reason.LOG_DIVERGED, "the log was replaced", epoch=log.epoch_for(reader))
+        self._remember(reader, view, request.after, page.through)
+        return page
+
+    async def confirm_receipt(self, reader: ZoneId, receipt: Receipt) -> Signature:
+        """See :class:`~appliance.boundary.ports.SourcePort`."""
+        self._policy.check_fetch(reader, receipt.category)
+        if receipt.receiver != reader or receipt.origin != self._policy.zone:
+            raise RefusedError(Reason.BAD_RECEIPT, f"{reader} for {receipt.receiver} of {receipt.origin}")
+        if receipt.signature is None or not self._keys.verify(reader, receipt.statement(), receipt.signature):
+            raise RefusedError(Reason.BAD_RECEIPT, "the signature is not the receiver's")
+        store = self._stores[receipt.category]
+        await store.settled()
+        position = await self._position_at(reader, store, store.log_id(receipt.epoch), receipt.through.offset)
+        if position != receipt.through:
+            raise RefusedError(Reason.BAD_RECEIPT, f"offset {receipt.through.offset} has another chain head here")
+        countersignature = self._keys.sign(receipt.statement())
+        await self._ledger.put_receipt(receipt, countersignature)
+        return countersignature
+
+    # -- positions ---------------------------------------------------------------------------------------------------
+
+    async def _check_position(
+        self, reader: ZoneId, store: StoreBuffer, log: LogPort, view: LogId, after: Position
+    ) -> None:
+        served = self._served.get((reader, store.category))
+        if served is not None and served.log == view and after in served.ends:
+            return
+        if after == START:
+            await self._note_regress(reader, view, after)
+            return
+        if await self._position_at(reader, store, view, after.offset) == after:
+            await self._note_regress(reader, view, after)
+            return
+        epoch = await log.roll_epoch(reader)
+        await self._report(
+            Reason.LOG_DIVERGED,
+            f"{reader} stands at {after.offset} of {store.category} with another history; it starts epoch "
+            f"{epoch.hex()[:8]}",
+            {"peer": reader, "category": store.category, "epoch": epoch.hex()},
+        )
+        store.changed.fire()
+        raise PositionError(Reason.LOG_DIVERGED, f"at offset {after.offset}", epoch=epoch)
+
+    async def _note_regress(self, reader: ZoneId, view: LogId, after: Position) -> None:
+        """A reader behind what it confirmed was restored from an older copy: it is refilled, and that is noted."""
+        receipt = await self._ledger.last_receipt(view, reader)
+        if receipt is not None and receipt.through.offset > after.offset:
+            await self._report(
+                Reason.PEER_REGRESSED,
+                f"{reader} stands at {after.offset} of {view.category}, and had confirmed {receipt.through.offset}",
+                {"peer": reader, "category": view.category},
+            )
+
+    async def _position_at(self, reader: ZoneId, store: StoreBuffer, view: LogId, offset: int) -> Position | None:
+        """The reader's position at an offset: from its newest receipt below, along rows and served gaps."""
+        account = await self._account(store, view)
+        if account is None or offset > account.through.offset:
+            return None
+        receipt = await self._ledger.last_receipt(view, reader)
+        at = receipt.through if receipt is not None and receipt.through.offset <= offset else START
+        gaps = [g for g in await self._ledger.served_gaps(view, reader) if at.offset < g.last <= offset]
+        head, reached = at.head, at.offset
+        while reached < offset:
+            rows = await self._rows(store, view, reached, MAX_PAGE_FACTS, reader)
+            for row in rows:
+                if row.offset > offset:
+                    break
+                while gaps and gaps[0].first <= row.offset:
+                    head = link_gap(head, gaps[0])
+                    reached = gaps.pop(0).last
+                if row.offset > reached:
+                    head, reached = link_fact(head, row.offset, row.digest), row.offset
+            if not rows or rows[-1].offset > offset or len(rows) < MAX_PAGE_FACTS:
+                break
+        for gap in gaps:
+            head, reached = link_gap(head, gap), gap.last
+        return Position(reached, head) if reached == offset else None
+
+    async def _account(self, store: StoreBuffer, view: LogId) -> LedgerLog | None:
+        """The account behind a view: a reader with an epoch of its own is served from the log's current account."""
+        account = await self._ledger.log(view)
+        if account is not None:
+            return account
+        log = await store.settled()
+        return await self._ledger.log(store.log_id(log.epoch))
+
+    async def _rows(self, store: StoreBuffer, view: LogId, after: int, limit: int, reader: ZoneId) -> list[LedgerRow]:
+        account = await self._account(store, view)
+        return [] if account is None else await self._ledger.rows(account.id, after, limit, reader)
+
+    def _remember(self, reader: ZoneId, view: LogId, after: Position, through: Position) -> None:
+        self._served[reader, view.category] = _Served(view, (after, through))
+
+    # -- pages -------------------------------------------------------------------------------------------------------
+
+    async def _page(self, reader: ZoneId, store: StoreBuffer, log: LogPort, view: LogId, request: FetchRequest) -> Page:
+        limit = max(1, min(request.max_facts, MAX_PAGE_FACTS - 1))  # one place of a batch is left for a marker
+        rows = await self._rows(store, view, request.after.offset, limit, reader)
+        if not rows:
+            return Page(self._policy.zone, store.category, view.epoch, request.after, request.after)
+        records = await log.read(
+            request.after.offset, len(rows), max(1, min(request.max_bytes, MAX_PAGE_BYTES)), reader
+        )
+        gaps, rows = await self._missing(reader, log, view, request.after.offset, rows, records)
+        facts = _facts(store.category, request.after.offset, gaps, rows, records)
+        page = Page(self._policy.zone, store.category, view.epoch, request.after, START, facts, gaps)
+        head, through = request.after.head, request.after.offset
+        for item in page.items():
+            head = link(head, item)
+            through = item.last if isinstance(item, Gap) else item.offset
+        pending = store.end.offset - through if len(facts) < len(rows) or len(rows) == limit else 0
+        return Page(
+            self._policy.zone, store.category, view.epoch, request.after, Position(through, head), facts, gaps, pending
+        )
+
+    async def _missing(
+        self,
+        reader: ZoneId,
+        log: LogPort,
+        view: LogId,
+        after: int,
+        rows: list[LedgerRow],
+        records: Sequence[StoredRecord],
+    ) -> tuple[tuple[Gap, ...], list[LedgerRow]]:
+        """Explain rows in front of the first record: retention makes a gap, anything else is damage."""
+        if records and records[0].seq == rows[0].offset:
+            return (), rows
+        first = (await log.state()).first
+        gone = [row for row in rows if row.offset < first]
+        if not gone:
+            raise IntegrityError(Reason.LOG_DAMAGED, f"{view.category}: fact {rows[0].offset} is missing from the log")
+        gap = Gap(after + 1, gone[-1].offset, GapReason.RETENTION)
+        await self._ledger.put_served_gaps(view, reader, after, [gap])
+        return (gap,), rows[len(gone) :]
+
+    async def _closing_page(self, reader: ZoneId, store: StoreBuffer, request: FetchRequest, epoch: bytes) -> Page:
+        """The rest of a log that was replaced: what its reader has not got is a gap, said once; then it diverged."""
+        view = store.log_id(request.epoch)
+        account, after = await self._ledger.log(view), request.after
+        if (
+            account is None
+            or not account.retired
+            or after.offset >= account.through.offset
+            or not await self._ledger.rows(view, after.offset, 1, reader)
+        ):
+            raise PositionError(Reason.LOG_DIVERGED, f"epoch {request.epoch.hex()[:8]} has ended", epoch=epoch)
+        gap = Gap(after.offset + 1, account.through.offset, GapReason.LOG_LOST)
+        await self._ledger.put_served_gaps(view, reader, after.offset, [gap])
+        through = Position(gap.last, link_gap(after.head, gap))
+        return Page(self._policy.zone, view.category, view.epoch, after, through, gaps=(gap,))
+
+    async def _report(self, reason: Reason, detail: str, facts: dict[str, str]) -> None:
+        _log.warning("%s: %s", reason, detail)
+        incident = Incident(reason, detail, facts)
+        await self._ledger.note(incident)
+        self._note(incident)
+
+
+def _facts(
+    category: Category, after: int, gaps: Sequence[Gap], rows: Sequence[LedgerRow], records: Sequence[StoredRecord]
+) -> tuple[Fact, ...]:
+    """Join ledger rows and log records one to one; the page ends before the first that do not match.
+
+    :raises IntegrityError: ``log_damaged`` when it would end before its first fact.
+    """
+    facts: list[Fact] = []
+    prev = gaps[-1].last if gaps else after
+    for row, record in zip(rows, records, strict=False):
+        if row.offset != record.seq or row.digest != record.digest:
+            break
+        facts.append(Fact(row.offset, prev, record.subject, record.payload, row.digest))
+        prev = row.offset
+    if not facts and not gaps:
+        raise IntegrityError(Reason.LOG_DAMAGED, f"{category}: log and ledger differ at {rows[0].offset}")
+    return tuple(facts)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store buffer of one category: the zone's own facts, appended once, in order, durable before they are confirmed.
+
+Theory of operation: this object is the log's only writer. A batch is decided against the ledger (:func:`decide`, pure),
+appended behind the expected sequence, entered into the ledger, and only then answered. Whatever goes wrong in between
+leaves the object *unsettled*: before its next step it reads the log again and makes the ledger follow it. The log
+decides what is stored; the ledger decides what an id means.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from appliance.boundary.claims import IdClaims, Key, Signal
+from appliance.boundary.errors import BsfgError, IntegrityError, PositionError, RefusedError, UnavailableError
+from appliance.boundary.messages import Message
+from appliance.boundary.names import Category, FactSubject, MessageId, ZoneId
+from appliance.boundary.pages import (
+    GENESIS,
+    MAX_PAGE_BYTES,
+    MAX_PAGE_FACTS,
+    Gap,
+    GapReason,
+    Position,
+    link_fact,
+    link_gap,
+)
+from appliance.boundary.ports import LedgerPort, LogPort, LogsPort
+from appliance.boundary.producing import AppendOutcome, AppendResult
+from appliance.boundary.reasons import Reason
+from appliance.boundary.records import (
+    HEADER_CHAIN,
+    HEADER_ID,
+    Incident,
+    KnownId,
+    LedgerRow,
+    LogId,
+    StoredRecord,
+    store_record,
+)
+
+_log = logging.getLogger(__name__)
+
+Unit = Sequence[Message | AppendResult]
+"""Facts that are stored all or not at all; an :class:`AppendResult` stands for one that was refused before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A decision that ends in an offset: the fact is (or duplicates) the ``index``-th fact to be stored."""
+
+    outcome: AppendOutcome
+    index: int
+
+
+Verdict = AppendResult | Placed
+
+
+def decide(units: Sequence[Unit], known: Mapping[Key, KnownId]) -> tuple[list[list[Verdict]], list[Message]]:
+    """What becomes of each fact of each unit, and which messages are to be stored, in order. Pure."""
+    to_store: list[Message] = []
+    taken: dict[Key, tuple[bytes, int]] = {}
+    verdicts: list[list[Verdict]] = []
+    for unit in units:
+        additions: list[Message] = []
+        added: dict[Key, tuple[bytes, int]] = {}
+        unit_verdicts: list[Verdict] = []
+        for fact in unit:
+            if isinstance(fact, AppendResult):
+                unit_verdicts.append(fact)
+                continue
+            verdict = _judge(fact, known, taken | added if added else taken)
+            if verdict is None:
+                added[fact.key] = (fact.digest, len(to_store) + len(additions))
+                verdict = Placed(AppendOutcome.STORED, len(to_store) + len(additions))
+                additions.append(fact)
+            unit_verdicts.append(verdict)
+        if any(_is_refusal(verdict) for verdict in unit_verdicts):
+            unit_verdicts = [v if _is_refusal(v) else AppendResult(AppendOutcome.NOT_STORED) for v in unit_verdicts]
+        else:
+            to_store += additions
+            taken |= added
+        verdicts.append(unit_verdicts)
+    return verdicts, to_store
+
+
+def _judge(fact: Message, known: Mapping[Key, KnownId], taken: Mapping[Key, tuple[bytes, int]]) -> Verdict | None:
+    """What an id already taken means for a fact; ``None`` when it is free."""
+    if (pending := taken.get(fact.key)) is not None:
+        if pending[0] == fact.digest:
+            return Placed(AppendOutcome.DUPLICATE, pending[1])
+        return _conflict(pending[0], fact.digest)
+    if (old := known.get(fact.key)) is not None:
+        if old.digest != fact.digest:
+            return _conflict(old.digest, fact.digest)
+        if old.log.category != fact.subject.category:
+            return _refuse_conflict(f"the same fact is stored in category {old.log.category}")
+        if old.live:
+            return AppendResult(AppendOutcome.DUPLICATE, offset=old.offset)
+    return None
+
+
+def _conflict(stored: bytes, offered: bytes) -> AppendResult:
+    return _refuse_conflict(f"stored sha256 {stored.hex()}, offered sha256 {offered.hex()}")
+
+
+def _refuse_conflict(detail: str) -> AppendResult:
+    return AppendResult(AppendOutcome.CONFLICT, reason=Reason.CONFLICTING_DUPLICATE, detail=detail)
+
+
+def _is_refusal(verdict: Verdict) -> bool:
+    return isinstance(verdict, AppendResult) and verdict.outcome in (AppendOutcome.CONFLICT, AppendOutcome.INVALID)
+
+
+class StoreBuffer:
+    """The zone's own facts of one category. Opened lazily: the first call settles it."""
+
+    def __init__(
+        self,
+        zone: ZoneId,
+        category: Category,
+        logs: LogsPort,
+        ledger: LedgerPort,
+        claims: IdClaims,
+        *,
+        note: Callable[[Incident], None],
+    ) -> None:
+        self.zone = zone
+        self.category = category
+        self.changed = Signal()
+        self._logs = logs
+        self._ledger = ledger
+        self._claims = claims
+        self._note = note
+        self._log: LogPort | None = None
+        self._end = Position()
+        self._lock = trio.Lock()
+
+    async def settled(self) -> LogPort:
+        """The log, with the ledger level with it. :raises UnavailableError: the broker is away."""
+        if self._log is None:
+            async with self._lock:
+                if self._log is None:
+                    await self._settle()
+        log = self._log
+        if log is None:  # lost again between the lock and here
+            raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{self.category} is settling")
+        return log
+
+    @property
+    def end(self) -> Position:
+        """Offset and log chain of the last fact that is in log and ledger."""
+        return self._end
+
+    def log_id(self, epoch: bytes) -> LogId:
+        """This category's log in an epoch."""
+        return LogId(self.zone, self.category, epoch)
+
+    def unsettle(self) -> None:
+        """Something contradicted our idea of the log: read it again before the next step."""
+        self._log = None
+
+    async def commit(self, units: Sequence[Unit]) -> list[list[AppendResult]]:
+        """Decide, append, enter, answer. At most :data:`MAX_PAGE_FACTS` messages in all.
+
+        :raises UnavailableError: outcome unknown; the producers may send the same again.
+        """
+        keys = [fact.key for unit in units for fact in unit if isinstance(fact, Message)]
+        log = await self.settled()
+        async with self._lock, self._claims.hold(self.zone, keys):
+            if self._log is not log:
+                raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{self.category} is settling")
+            verdicts, messages = decide(units, await self._ledger.known(self.zone, keys))
+            base = self._end.offset
+            try:
+                if messages:
+                    await self._append(log, messages)
+            except RefusedError as refused:  # the log is full: nothing of the batch was stored
+                return [[_unless_answered(v, refused) for v in unit] for unit in verdicts]
+            except (BsfgError, trio.Cancelled):
+                self.unsettle()
+                raise
+        if messages:
+            self.changed.fire()
+        return [[_place(verdict, base) for verdict in unit] for unit in verdicts]
+
+    async def _append(self, log: LogPort, messages: Sequence[Message]) -> None:
+        offset, head = self._end.offset, self._end.head
+        records, rows = [], []
+        for message in messages:
+            offset += 1
+            head = link_fact(head, offset, message.digest)
+            records.append(store_record(message, head))
+            rows.append(_row(message.subject, message.message_id, offset, message.digest, head))
+        end = Position(offset, head)
+        try:
+            await log.append(records, self._end.offset)
+        except PositionError as error:
+            # Nothing was stored, but the log is not where we believed: the caller tries again after settling.
+            raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"the log moved: {error}") from error
+        await self._ledger.record(self.log_id(log.epoch), rows, end, offset)
+        self._end = end
+
+    async def _settle(self) -> None:
+        log = await self._logs.open_store(self.category)
+        state = await log.state()
+        account = await self._ledger.log(self.log_id(log.epoch))
+        if account is not None and account.seq > state.last:
+            # The ledger was entered after the log was fsynced, so this log lost its end (an older copy was restored).
+            await self._retire(log.epoch, account.seq, kept=state.last)
+            await log.roll_epoch(None)
+            account = None
+        for old in await self._ledger.logs(self.zone, self.category):
+            if old.id.epoch != log.epoch and not old.retired:
+                await self._retire(old.id.epoch, old.seq, kept=0)
+        self._end = account.through if account is not None else Position()
+        await self._follow(log, state.first, state.last)
+        self._log = log
+        self.changed.fire()
+
+    async def _retire(self, epoch: bytes, last: int, kept: int) -> None:
+        await self._ledger.retire(self.log_id(epoch), kept)
+        incident = Incident(
+            Reason.LOG_LOST,
+            f"{self.category}: facts {kept + 1} to {last} of epoch {epoch.hex()[:8]} are no longer in the log",
+            {"category": self.category, "epoch": epoch.hex(), "first": str(kept + 1), "last": str(last)},
+        )
+        _log.error("%s", incident.detail)
+        await self._ledger.note(incident)
+        self._note(incident)
+
+    async def _follow(self, log: LogPort, first: int, last: int) -> None:
+        """Enter what the log holds behind the ledger's end, page by page."""
+        while self._end.offset < last:
+            after = self._end.offset
+            records = await log.read(after, MAX_PAGE_FACTS, MAX_PAGE_BYTES)
+            if not records:
+                if first <= last and self._end.offset + 1 >= first:
+                    raise IntegrityError(
+                        Reason.LOG_DAMAGED, f"{self.category}: nothing readable behind {after} of {last}"
+                    )
+                # Retention emptied the log: its end is known, its content is gone.
+                gap = Gap(after + 1, last, GapReason.RETENTION)
+                end = Position(last, link_gap(self._end.head, gap))
+                await self._ledger.record(self.log_id(log.epoch), [], end, last)
+                self._end = end
+                return
+            rows = self._rows_of(records)
+            end = Position(records[-1].seq, rows[-1].head)
+            await self._ledger.record(self.log_id(log.epoch), rows, end, records[-1].seq)
+            self._end = end
+
+    def _rows_of(self, records: Sequence[StoredRecord]) -> list[LedgerRow]:
+        rows = []
+        for record in records:
+            # Each record carries the chain with it, so a ledger can be rebuilt also from a log whose start is gone.
+            head = bytes.fromhex(record.headers.get(HEADER_CHAIN, ""))
+            subject = FactSubject.parse(record.subject)
+            rows.append(_row(subject, MessageId(record.headers[HEADER_ID]), record.seq, record.digest, head or GENESIS))
+        return rows
+
+
+def _row(subject: FactSubject, message_id: MessageId, offset: int, digest: bytes, head: bytes) -> LedgerRow:
+    return LedgerRow(offset, offset, subject.to, subject.producer, message_id, digest, head)
+
+
+def _unless_answered(verdict: Verdict, refused: RefusedError) -> AppendResult:
+    """When the log refused the batch: what was decided without storing stands, the rest was not stored."""
+    if isinstance(verdict, AppendResult):
+        return verdict
+    return AppendResult(AppendOutcome.INVALID, reason=refused.reason, detail=refused.detail)
+
+
+def _place(verdict: Verdict, base: int) -> AppendResult:
+    if isinstance(verdict, AppendResult):
+        return verdict
+    return AppendResult(verdict.outcome, offset=base + verdict.index + 1)

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Readies a checkout: installs the Debian packages that are missing and makes .venv with exactly the locked Python
+# packages. It touches nothing else and may be interrupted at any moment: what is ready is marked last, and what is not
+# marked is made anew. When everything is ready it ends within a moment. Package sources are the machine's own.
+#   tools/setup.sh                 exit 0 ready · 1 failed · 3 Debian packages are missing and cannot be installed from here
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Debian package | what succeeds when it is there | what it is for
+needs=(
+  "python3-venv|python3 -c 'import ensurepip, venv'|makes .venv"
+  "ca-certificates|test -s /etc/ssl/certs/ca-certificates.crt|TLS to the package index"
+  "curl|command -v curl|the tests call the peer protocol with it"
+  "strace|command -v strace|the tests watch with it that what is confirmed was synced to disk"
+)
+
+say() { printf 'setup: %s\n' "$*"; }
+
+missing_packages() {
+  local package probe purpose
+  while IFS='|' read -r package probe purpose; do
+    bash -c "$probe" >/dev/null 2>&1 && continue
+    say "missing: $package ($purpose)" >&2
+    printf '%s\n' "$package"
+  done < <(printf '%s\n' "${needs[@]}")
+}
+
+install_packages() {  # install_packages NAME...
+  local as_root=() log
+  local command="apt-get update && apt-get install -y --no-install-recommends $*"
+  if ((EUID != 0)); then
+    as_root=(sudo)
+    [[ -t 0 ]] || as_root+=(-n)
+    if ! command -v sudo >/dev/null || ! "${as_root[@]}" true; then
+      say "these Debian packages are missing: $*; as root, run:" >&2
+      printf '  %s\n' "$command" >&2
+      exit 3
+    fi
+  fi
+  say "installing Debian packages: $*"
+  log=$(mktemp)
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c "$command" >"$log" 2>&1 </dev/null \
+    || { cat "$log" >&2; say "apt-get failed; see above" >&2; exit 1; }
+  grep -i 'disk space will be used' "$log" || true
+  rm -f "$log"
+}
+
+pip() { .venv/bin/python -m pip -qq --disable-pip-version-check "$@"; }
+
+install_locked() {  # install_locked LIST...: exactly what the lists say, each file checked against its hash
+  local list options=(--require-hashes --no-deps --no-build-isolation --use-pep517 --no-compile)
+  for list in "$@"; do options+=(--requirement "requirements/$list.txt"); done
+  pip install "${options[@]}"
+}
+
+make_venv() {
+  say "making .venv: $(grep -c == requirements/*.txt | awk -F: '{n += $2} END {print n}') locked packages, $(python3 -V)"
+  rm -rf .venv
+  python3 -m venv .venv
+  install_locked build
+  install_locked runtime dev
+}
+
+install_project() {
+  pip install --no-index --no-deps --no-build-isolation --editable .
+}
+
+ready() { [[ -f .venv/$1 && $(<".venv/$1") == "$2" ]]; }  # ready MARK KEY
+digest() { sha256sum | cut -c1-64; }
+
+exec 9<requirements
+flock 9  # one setup at a time in a checkout
+
+mapfile -t missing < <(missing_packages)
+if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "needs Python 3.11 or later" >&2; exit 1; }
+
+venv_key=$({ pwd -P; python3 -V; cat tools/setup.sh requirements/*.txt; } | digest)
+project_key=$(digest <pyproject.toml)
+if ready .locked "$venv_key" && ready .project "$project_key"; then
+  say "ready"
+  exit 0
+fi
+if ! ready .locked "$venv_key"; then
+  make_venv
+  echo "$venv_key" >.venv/.locked
+fi
+install_project
+echo "$project_key" >.venv/.project
+say "ready in $SECONDS s; .venv takes $(du -sm .venv | cut -f1) MB; 'make clean' removes it"
