@@ -80,7 +80,7 @@ class Crossing:
         observer: Observer | None = None,
     ) -> None:
         self.status = CrossingStatus(name)
-        self._category, self._origin, self._reader = category, origin, reader
+        self.category, self._origin, self._reader = category, origin, reader
         self._source, self._sink = source, sink
         self._wait_ms, self._page_facts = wait_ms, page_facts
         self._backoff = backoff or Backoff()
@@ -142,7 +142,8 @@ class Crossing:
 
     async def _commit(self) -> Event:
         page = self._page
-        assert page is not None  # the table leads here from FETCH alone
+        if page is None:
+            raise AssertionError("the table leads here from FETCH alone")
         answer = await self._append(page)
         self.status.facts += len(page.facts)
         self.status.gaps += len(page.gaps)
@@ -177,11 +178,11 @@ class Crossing:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _probe(self) -> Page:
-        return Page(self._origin, self._category, self._epoch, START, START)
+        return Page(self._origin, self.category, self._epoch, START, START)
 
     async def _fetch_after(self, after: Position, wait_ms: int) -> Page:
         request = FetchRequest(
-            self._category, self._epoch, after, min(self._credit, self._page_facts), MAX_PAGE_BYTES, wait_ms
+            self.category, self._epoch, after, min(self._credit, self._page_facts), MAX_PAGE_BYTES, wait_ms
         )
         return await self._source.fetch_page(self._reader, request)
 
@@ -209,7 +210,7 @@ class Crossing:
 
     def _check(self, page: Page) -> None:
         """A page must be the answer to what was asked, whoever sent it."""
-        if page.origin != self._origin or page.category != self._category or page.after != self._at:
+        if page.origin != self._origin or page.category != self.category or page.after != self._at:
             raise PositionError(Reason.OUT_OF_ORDER, f"asked after {self._at.offset}, got after {page.after.offset}")
         if self._epoch and page.epoch != self._epoch:
             raise PositionError(Reason.LOG_DIVERGED, "the page is of another epoch", epoch=page.epoch)

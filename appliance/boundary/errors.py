@@ -5,7 +5,7 @@ The split is by whose fault it is, because that decides who must act:
 
 * :class:`RefusedError` - what came in is wrong; the sender must change it; retrying as it is cannot help.
 * :class:`DeniedError` - the caller may not do this.
-* :class:`PositionError` - both sides disagree about where they are; the frontier travels with the error and resolves it.
+* :class:`PositionError` - the sides disagree about where they are; the frontier in the error resolves it.
 * :class:`UnavailableError` - a resource is away for now; retrying with backoff is right.
 * :class:`IntegrityError` - what is stored is not what was stored; an operator must look.
 """

@@ -57,7 +57,7 @@ class LogPort(Protocol):
         ...
 
     async def read(self, after: int, limit: int, max_bytes: int, reader: ZoneId | None = None) -> list[StoredRecord]:
-        """Records behind ``after`` that are there now, in order; only what ``reader`` may be served, if one is given."""
+        """Records behind ``after`` that are there now, in order; with a ``reader`` only what it may be served."""
         ...
 
     async def last(self) -> StoredRecord | None:

@@ -91,6 +91,8 @@ class Reason(StrEnum):
     BAD_ENVIRONMENT = "bad_environment"
     ALREADY_RUNNING = "already_running"
     NOT_RUNNING = "not_running"
+    PORT_TAKEN = "port_taken"
+    CHILD_FAILED = "child_failed"
     INTERNAL = "internal"
 
 
@@ -272,5 +274,13 @@ CATALOGUE: dict[Reason, ReasonText] = {
         exit=_E.FAILURE,
     ),
     _R.NOT_RUNNING: _T("nothing runs in this folder", "start it with 'bsfg dev up --dir DIR'", exit=_E.NOT_READY),
+    _R.PORT_TAKEN: _T(
+        "a port of this environment is taken by another program",
+        "end that program, or make an environment in another folder",
+        exit=_E.NOT_READY,
+    ),
+    _R.CHILD_FAILED: _T(
+        "a process of the environment does not start", "its log says why; the last lines stand above", exit=_E.NOT_READY
+    ),
     _R.INTERNAL: _T("an internal error", "this is a defect; please report it with the log", _C.INTERNAL),
 }

@@ -149,8 +149,8 @@ def _position_text(position: Position) -> str:
 class LedgerRow:
     """One fact in a log's account.
 
-    ``outcome`` is ``stored``, ``duplicate`` (of another epoch), or the reason it was diverted for; ``head`` is the chain
-    with it. ``seq`` is its sequence in the local log (0 when it is not there).
+    ``outcome`` is ``stored``, ``duplicate`` (of another epoch), or the reason it was diverted for; ``head`` is the
+    chain with it. ``seq`` is its sequence in the local log (0 when it is not there).
     """
 
     offset: int

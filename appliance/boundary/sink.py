@@ -18,7 +18,7 @@ import trio
 from appliance.boundary.claims import IdClaims, Key, Signal
 from appliance.boundary.errors import BsfgError, DeniedError, PositionError, RefusedError
 from appliance.boundary.messages import Message, check_stored
-from appliance.boundary.names import Category, FactSubject, MessageId, ProducerId, ZoneId
+from appliance.boundary.names import FactSubject, MessageId, ProducerId, ZoneId
 from appliance.boundary.pages import (
     MAX_PAGE_BYTES,
     MAX_PAGE_FACTS,

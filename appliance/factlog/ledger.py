@@ -67,8 +67,19 @@ CREATE TABLE incidents (
 """
 
 _LOG: Final = "SELECT id FROM logs WHERE origin = ? AND category = ? AND epoch = ?"
-_ROW: Final = "offset, seq, addressee, producer, message_id, digest, head, outcome"
-_LOG_STATE: Final = "SELECT origin, category, epoch, through, head, seq, kept FROM logs WHERE origin = ? AND category = ?"
+_ADD_FACT: Final = (
+    "INSERT OR REPLACE INTO facts (log, offset, seq, addressee, producer, message_id, digest, head, outcome) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_ROWS: Final = """
+SELECT offset, seq, addressee, producer, message_id, digest, head, outcome FROM facts
+WHERE log = (SELECT id FROM logs WHERE origin = ? AND category = ? AND epoch = ?) AND offset > ?
+ AND (? IS NULL OR addressee IN (?, ?))
+ORDER BY offset LIMIT ?
+"""
+_LOG_STATE: Final = (
+    "SELECT origin, category, epoch, through, head, seq, kept FROM logs WHERE origin = ? AND category = ?"
+)
 _ADD_ID: Final = """
 INSERT INTO ids (origin, producer, message_id, log, offset, digest) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET log = excluded.log, offset = excluded.offset
@@ -107,7 +118,9 @@ class SqliteLedger:
             if version == 0:
                 connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             elif version != SCHEMA_VERSION:
-                raise IntegrityError(Reason.LEDGER_DAMAGED, f"{path}: schema {version}, this program has {SCHEMA_VERSION}")
+                raise IntegrityError(
+                    Reason.LEDGER_DAMAGED, f"{path}: schema {version}, this program has {SCHEMA_VERSION}"
+                )
         except sqlite3.DatabaseError as error:
             raise IntegrityError(Reason.LEDGER_DAMAGED, f"{path}: {error}") from error
         return cls(connection)
@@ -138,15 +151,16 @@ class SqliteLedger:
                 (log.origin, log.category, log.epoch, through.offset, through.head, seq),
             ).fetchone()[0]
             connection.executemany(
-                f"INSERT OR REPLACE INTO facts (log, {_ROW}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (number, r.offset, r.seq, r.to, r.producer, r.message_id, r.digest, r.head, r.outcome)
-                    for r in rows
-                ],
+                _ADD_FACT,
+                [(number, r.offset, r.seq, r.to, r.producer, r.message_id, r.digest, r.head, r.outcome) for r in rows],
             )
             connection.executemany(
                 _ADD_ID,
-                [(log.origin, r.producer, r.message_id, number, r.offset, r.digest) for r in rows if r.outcome == STORED],
+                [
+                    (log.origin, r.producer, r.message_id, number, r.offset, r.digest)
+                    for r in rows
+                    if r.outcome == STORED
+                ],
             )
 
         await self._write(record)
@@ -188,16 +202,9 @@ class SqliteLedger:
 
     async def rows(self, log: LogId, after: int, limit: int, reader: ZoneId | None = None) -> list[LedgerRow]:
         """See the port."""
-        addressed = "" if reader is None else "AND addressee IN (?, ?)"
-        parameters: list[Any] = [log.origin, log.category, log.epoch, after]
-        parameters += [] if reader is None else [reader, EVERYONE]
-        found = await self._read(
-            f"SELECT {_ROW} FROM facts WHERE log = ({_LOG}) AND offset > ? {addressed} ORDER BY offset LIMIT ?",
-            (*parameters, limit),
-        )
-        return [
-            LedgerRow(r[0], r[1], r[2], ProducerId(r[3]), MessageId(r[4]), r[5], r[6], r[7]) for r in found
-        ]
+        place = (log.origin, log.category, log.epoch, after)
+        found = await self._read(_ROWS, (*place, reader, reader, EVERYONE, limit))
+        return [LedgerRow(r[0], r[1], r[2], ProducerId(r[3]), MessageId(r[4]), r[5], r[6], r[7]) for r in found]
 
     # -- gaps, receipts, incidents -----------------------------------------------------------------------------------
 
@@ -249,21 +256,11 @@ class SqliteLedger:
     async def last_receipt(self, log: LogId, receiver: ZoneId) -> Receipt | None:
         """See the port."""
         found = await self._read(
-            "SELECT offset, head, committed_at, signature, certificate FROM receipts "
+            "SELECT receiver, offset, head, committed_at, signature, certificate FROM receipts "
             "WHERE origin = ? AND category = ? AND epoch = ? AND receiver = ? ORDER BY id DESC LIMIT 1",
             (log.origin, log.category, log.epoch, receiver),
         )
-        for offset, head, committed_at, signature, certificate in found:
-            return Receipt(
-                log.origin,
-                receiver,
-                log.category,
-                log.epoch,
-                Position(offset, head),
-                committed_at,
-                Signature(signature, certificate),
-            )
-        return None
+        return _receipt(log, found[0]) if found else None
 
     async def note(self, incident: Incident) -> None:
         """See the port."""
@@ -273,6 +270,27 @@ class SqliteLedger:
                 (int(time.time() * 1000), incident.reason, incident.detail, json.dumps(dict(incident.facts))),
             )
         )
+
+    # -- for the audit -----------------------------------------------------------------------------------------------
+
+    async def all_logs(self) -> list[LedgerLog]:
+        """Every account there is, oldest first."""
+        found = await self._read("SELECT origin, category, epoch, through, head, seq, kept FROM logs ORDER BY id", ())
+        return [_log_state(row) for row in found]
+
+    async def receipts(self, log: LogId) -> list[tuple[Receipt, Signature | None]]:
+        """Every receipt for a log, with the source's countersignature where there is one, oldest first."""
+        found = await self._read(
+            "SELECT receiver, offset, head, committed_at, signature, certificate, countersignature, countercertificate "
+            "FROM receipts WHERE origin = ? AND category = ? AND epoch = ? ORDER BY id",
+            (log.origin, log.category, log.epoch),
+        )
+        return [(_receipt(log, row[:6]), Signature(row[6], row[7]) if row[6] is not None else None) for row in found]
+
+    async def incidents(self) -> list[tuple[int, Incident]]:
+        """What happened to the logs, with the time in milliseconds since 1970, oldest first."""
+        found = await self._read("SELECT at, reason, detail, facts FROM incidents ORDER BY id", ())
+        return [(at, Incident(Reason(reason), detail, json.loads(facts))) for at, reason, detail, facts in found]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -306,3 +324,16 @@ def _transaction(connection: sqlite3.Connection, change: Callable[[sqlite3.Conne
 def _log_state(row: Any) -> LedgerLog:
     origin, category, epoch, through, head, seq, kept = row
     return LedgerLog(LogId(ZoneId(origin), Category(category), epoch), Position(through, head), seq, kept)
+
+
+def _receipt(log: LogId, row: Any) -> Receipt:
+    receiver, offset, head, committed_at, signature, certificate = row
+    return Receipt(
+        log.origin,
+        ZoneId(receiver),
+        log.category,
+        log.epoch,
+        Position(offset, head),
+        committed_at,
+        Signature(signature, certificate),
+    )

@@ -260,22 +260,28 @@ class NatsWire:
             gathered: dict[int, list[Delivery]] = {}
             for event in await self._receive(stream, parser):
                 if isinstance(event, Delivery):
-                    if event.sid == 1:
-                        _answer(self._waiters.get(event.subject.rpartition(".")[2]), event)
-                    elif event.sid in self._pages:
-                        _answer(self._pages[event.sid], event)
-                    elif event.sid in self._subscriptions:
-                        gathered.setdefault(event.sid, []).append(event)
-                elif isinstance(event, Ping):
-                    self._out += b"PONG\r\n"
-                    self._wake.set()
-                elif isinstance(event, Pong):
-                    if self._pong is not None:
-                        self._pong.set()
-                elif isinstance(event, ServerError):
-                    _log.warning("broker: %s", event.text)
+                    self._deliver(event, gathered)
+                else:
+                    self._control(event)
             for sid, deliveries in gathered.items():
                 self._subscriptions[sid].deliver(deliveries)
+
+    def _deliver(self, delivery: Delivery, gathered: dict[int, list[Delivery]]) -> None:
+        if delivery.sid == 1:
+            _answer(self._waiters.get(delivery.subject.rpartition(".")[2]), delivery)
+        elif delivery.sid in self._pages:
+            _answer(self._pages[delivery.sid], delivery)
+        elif delivery.sid in self._subscriptions:
+            gathered.setdefault(delivery.sid, []).append(delivery)
+
+    def _control(self, event: Info | Ping | Pong | ServerError) -> None:
+        if isinstance(event, Ping):
+            self._out += b"PONG\r\n"
+            self._wake.set()
+        elif isinstance(event, Pong) and self._pong is not None:
+            self._pong.set()
+        elif isinstance(event, ServerError):
+            _log.warning("broker: %s", event.text)
 
     async def _write(self, stream: trio.SocketStream) -> None:
         while True:

@@ -125,9 +125,7 @@ class StreamAdmin:
                 wanted.max_age or 0,
                 wanted.discard,
             ):
-                limits = replace(
-                    current, max_bytes=wanted.max_bytes, max_age=wanted.max_age, discard=wanted.discard
-                )
+                limits = replace(current, max_bytes=wanted.max_bytes, max_age=wanted.max_age, discard=wanted.discard)
                 await js.update_stream(limits)
             return _own(current.metadata)
 

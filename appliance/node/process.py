@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How agent and hub run as processes: command line, logging, signals, readiness, one way to end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import click
+import trio
+
+from appliance.boundary.errors import BsfgError
+from appliance.node.config import NodeConfig
+
+
+class Node(Protocol):
+    """A node's main loop."""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        ...
+
+
+def main(role: str, make: Callable[[NodeConfig], Node]) -> None:
+    """Parse the command line and run one node until SIGTERM or SIGINT; errors end with reason, hint and exit code."""
+
+    @click.command(help=f"Run the BSFG {role} in the foreground.")
+    @click.option(
+        "--config", "path", required=True, type=click.Path(path_type=Path), help="The node's configuration (TOML)."
+    )
+    def command(path: Path) -> None:
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        try:
+            trio.run(_run, make, path)
+        except* BsfgError as group:
+            error = _first(group)
+            click.echo(f"error: {error}\nhint: {error.hint}", err=True)
+            sys.exit(error.text.exit)
+
+    command.main(prog_name=f"bsfg-{role}")
+
+
+async def _run(make: Callable[[NodeConfig], Node], path: Path) -> None:
+    config = NodeConfig.load(path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        await make(config).run()
+
+
+async def _end_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+def _first(group: BaseExceptionGroup[BsfgError]) -> BsfgError:
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an exception group is never empty")

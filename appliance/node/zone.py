@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A zone's runtime: broker connection, logs, ledger, store buffers, intake, source and sink, put together.
+
+What agent and hub have in common. Local work needs nothing but the local broker: intake starts as soon as the broker
+has been proven durable, whatever the boundary is like.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+import appliance
+from appliance.boundary.claims import IdClaims
+from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.intake import Intake, ProducerDesk
+from appliance.boundary.modes import ModeMachine
+from appliance.boundary.names import Category
+from appliance.boundary.producing import AppendOutcome
+from appliance.boundary.reasons import Reason
+from appliance.boundary.records import Incident
+from appliance.boundary.sink import Sink
+from appliance.boundary.source import Source
+from appliance.boundary.store import StoreBuffer
+from appliance.brokers.durability import BrokerReport, parse_jsz, require_durable
+from appliance.factlog.island import NatsIsland
+from appliance.factlog.jetstream import JetStreamLogs
+from appliance.factlog.ledger import SqliteLedger
+from appliance.factlog.nats_intake import NatsIntake
+from appliance.factlog.natswire import NatsWire
+from appliance.factlog.streams import StreamAdmin
+from appliance.keys.software import SoftwareKeys
+from appliance.node.config import NodeConfig
+from appliance.node.secrets import load_credentials, load_producers
+from appliance.node.status import (
+    BrokerStatus,
+    CrossingReport,
+    PeerStatus,
+    Problem,
+    StatusDocument,
+    StoreStatus,
+    hint_of,
+)
+from appliance.peer.server import ProducerServerConfig, serve_producers
+from appliance.peer.tokens import TokenTable
+
+_log = logging.getLogger(__name__)
+
+STATUS_EVERY_S: Final = 1.0
+SETTLE_AGAIN_S: Final = 0.5
+JSZ_SUBJECT: Final = "$SYS.REQ.SERVER.PING.JSZ"
+RECENT_INCIDENTS: Final = 20
+
+
+class ZoneRuntime:
+    """Everything of one zone but the boundary itself. Create, then :meth:`run`."""
+
+    def __init__(self, name: str, config: NodeConfig) -> None:
+        self.name, self.config = name, config
+        self.keys = SoftwareKeys.load(config.pki_dir)
+        self.modes = ModeMachine(trio.current_time())
+        self.incidents: deque[Problem] = deque(maxlen=RECENT_INCIDENTS)
+        self.ready_parts: dict[str, bool] = {"broker": False, "stores": False}
+        endpoint = config.broker.endpoint
+        agent, system = load_credentials(config.broker.secrets)
+        self.wire = NatsWire(endpoint.host, endpoint.port, agent, name=f"bsfg-{name}")
+        self._system = NatsWire(endpoint.host, endpoint.port, system, name=f"bsfg-{name}-proof")
+        self._island = NatsIsland(endpoint.host, endpoint.port, agent, name=f"bsfg-{name}-admin")
+        self.ledger = SqliteLedger.open(config.state_dir / "ledger.db")
+        logs = JetStreamLogs(config.policy, self.wire, StreamAdmin(self._island))
+        claims = IdClaims()
+        self.stores = {
+            category: StoreBuffer(config.zone, category, logs, self.ledger, claims, note=self._note)
+            for category in config.policy.categories
+        }
+        self.source = Source(config.policy, self.stores, self.ledger, self.keys, note=self._note)
+        self.sink = Sink(
+            config.policy, logs, self.ledger, self.keys, claims, wall_clock_ms=wall_clock_ms, note=self._note
+        )
+        self.intakes = {category: Intake(store) for category, store in self.stores.items()}
+        self.desk = ProducerDesk(config.zone, self.intakes)
+        self.report: BrokerReport | None = None
+        self._problems: dict[str, BsfgError] = {}
+        self._settled: set[Category] = set()
+        for category, intake in self.intakes.items():
+            NatsIntake(config.zone, category, self.wire, intake)
+
+    async def run(
+        self,
+        describe: Callable[[], tuple[Sequence[CrossingReport], Sequence[PeerStatus], Sequence[Problem]]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run until cancelled; started once local work is possible. ``describe`` adds the boundary to the status."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._publish_status, describe)
+                nursery.start_soon(self.wire.run)
+                nursery.start_soon(self._system.run)
+                await self._prove_broker()
+                nursery.start_soon(self._prove_again)
+                for store in self.stores.values():
+                    nursery.start_soon(self._settle, store)
+                for intake in self.intakes.values():
+                    nursery.start_soon(intake.run)
+                await nursery.start(serve_producers, self.desk, self._producer_config())
+                task_status.started()
+        finally:
+            self.ledger.close()
+            self._island.close()
+
+    def status(
+        self,
+        crossings: Sequence[CrossingReport] = (),
+        peers: Sequence[PeerStatus] = (),
+        problems: Sequence[Problem] = (),
+    ) -> StatusDocument:
+        """The status document of this moment."""
+        now = wall_clock_ms()
+        mode_age_ms = int((trio.current_time() - self.modes.since) * 1000)
+        own = [Problem.of(error, where) for where, error in self._problems.items()]
+        own += [Problem.of(i.problem, f"intake {c}") for c, i in self.intakes.items() if i.problem is not None]
+        if not self.wire.connected:
+            reason = Reason.BROKER_UNAVAILABLE
+            own.append(Problem(reason, f"port {self.config.broker.endpoint.port}", hint_of(reason), "broker"))
+        return StatusDocument(
+            name=self.name,
+            zone=self.config.zone,
+            version=appliance.__version__,
+            pid=os.getpid(),
+            ready=all(self.ready_parts.values()),
+            mode=self.modes.mode,
+            mode_since_unix_ms=now - mode_age_ms,
+            mode_changes=self.modes.changes,
+            updated_at_unix_ms=now,
+            keys=self.keys.kind,
+            broker=self._broker_status(),
+            stores=tuple(self._store_status(category) for category in self.stores),
+            crossings=tuple(crossings),
+            peers=tuple(peers),
+            problems=(*own, *problems),
+            incidents=tuple(self.incidents),
+        )
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _note(self, incident: Incident) -> None:
+        self.incidents.append(Problem(incident.reason, incident.detail, hint_of(incident.reason), "log"))
+
+    async def _prove_broker(self) -> None:
+        """The broker must say itself that it fsyncs before it acknowledges; one that does not is not used."""
+        while True:
+            await self.wire.wait_connected()
+            await self._system.wait_connected()
+            try:
+                answer = await self._system.request(JSZ_SUBJECT)
+                report = parse_jsz(answer.payload)
+                require_durable(report)
+            except UnavailableError as error:
+                self._problems["broker"] = error
+                if error.reason is not Reason.BROKER_UNAVAILABLE:
+                    raise
+                await trio.sleep(SETTLE_AGAIN_S)
+                continue
+            self.report = report
+            self._problems.pop("broker", None)
+            self.ready_parts["broker"] = True
+            _log.info("nats-server %s is durable: sync_interval is always", report.version)
+            return
+
+    async def _prove_again(self) -> None:
+        """A broker that comes back may have another configuration."""
+        while True:
+            connects = self._system.connects
+            while self._system.connects == connects:
+                await self._system.changed.next().wait()
+            await self._prove_broker()
+
+    async def _settle(self, store: StoreBuffer) -> None:
+        """Open a category's log once at start; later it settles itself whenever it is used."""
+        where = f"store {store.category}"
+        while True:
+            try:
+                await store.settled()
+            except UnavailableError as error:
+                self._problems[where] = error
+                await trio.sleep(SETTLE_AGAIN_S)
+                continue
+            except BsfgError as error:  # this category stays closed; the others work
+                _log.error("%s: %s", where, error)
+                self._problems[where] = error
+            else:
+                self._problems.pop(where, None)
+            break
+        self._settled.add(store.category)
+        self.ready_parts["stores"] = len(self._settled) == len(self.stores)
+
+    def _producer_config(self) -> ProducerServerConfig:
+        endpoint = self.config.intake.endpoint
+        tokens = TokenTable(load_producers(self.config.intake.tokens))
+        return ProducerServerConfig(endpoint.host, endpoint.port, self.config.zone, tokens)
+
+    def _broker_status(self) -> BrokerStatus:
+        report = self.report
+        return BrokerStatus(
+            connected=self.wire.connected,
+            version=report.version if report else "",
+            durable=report is not None and report.sync_always,
+            connects=self.wire.connects,
+        )
+
+    def _store_status(self, category: Category) -> StoreStatus:
+        counts = self.intakes[category].counts
+        return StoreStatus(
+            category,
+            self.stores[category].end.offset,
+            counts[AppendOutcome.STORED],
+            counts[AppendOutcome.DUPLICATE],
+            counts[AppendOutcome.CONFLICT],
+            counts[AppendOutcome.INVALID],
+        )
+
+    async def _publish_status(
+        self, describe: Callable[[], tuple[Sequence[CrossingReport], Sequence[PeerStatus], Sequence[Problem]]]
+    ) -> None:
+        while True:
+            document = self.status(*describe())
+            await trio.to_thread.run_sync(document.write, self.config.status_dir)
+            await trio.sleep(STATUS_EVERY_S)
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970 by the wall clock; for people, never for order."""
+    return int(time.time() * 1000)
