@@ -2,51 +2,40 @@
 """The side that wants the facts: commits pages at the frontier, exactly once, and answers with receipts.
 
 Theory of operation: one forward buffer per (origin, category, epoch), one writer. A page must start at the frontier,
-which is read from the log alone. :func:`judge` (pure) decides what of it is stored and what is diverted; a diverted
-fact is *consumed*: it never stops the facts behind it. Order of writing: dead letters, log (facts and position in one
-batch), ledger, answer. A crash between any two repeats the same decisions and changes nothing twice.
+which is read from the log alone. :mod:`appliance.boundary.judging` decides what of it is stored and what is diverted; a
+diverted fact is *consumed*: it never stops the facts behind it. Order of writing: dead letters, log (facts and position
+in one batch), ledger, answer. A crash between any two repeats the same decisions and changes nothing twice.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import trio
 
-from appliance.boundary.claims import IdClaims, Key, Signal
+from appliance.boundary.claims import IdClaims, Signal
 from appliance.boundary.errors import BsfgError, DeniedError, PositionError, RefusedError
-from appliance.boundary.messages import Message, check_stored
-from appliance.boundary.names import FactSubject, MessageId, ProducerId, ZoneId
+from appliance.boundary.judging import Judged, check_facts, judge
+from appliance.boundary.messages import Message
+from appliance.boundary.names import FactSubject, MessageId, ZoneId
 from appliance.boundary.pages import (
     MAX_PAGE_BYTES,
     MAX_PAGE_FACTS,
     START,
     Countersigned,
-    Fact,
-    Gap,
     Page,
     PageAnswer,
-    Position,
     Receipt,
-    link,
 )
 from appliance.boundary.policy import ZonePolicy
 from appliance.boundary.ports import KeysPort, LedgerPort, LogPort, LogsPort
 from appliance.boundary.reasons import Reason
 from appliance.boundary.records import (
-    DUPLICATE,
-    STORED,
-    DeadLetter,
     Incident,
-    KnownId,
     LedgerRow,
     LogId,
-    Record,
     StoredRecord,
-    forward_record,
-    gap_marker,
     position_marker,
 )
 
@@ -56,115 +45,6 @@ MAX_EPOCHS = 64
 """Epochs of one origin's category that are accepted before an operator must look."""
 RECEIPT_EVERY_FACTS = 10_000
 RECEIPT_EVERY_S = 10.0
-
-
-@dataclass(slots=True)
-class Judged:
-    """What a page becomes: records for the log, rows for the ledger, dead letters, and where it ends."""
-
-    through: Position
-    records: list[Record] = field(default_factory=list)
-    rows: list[LedgerRow] = field(default_factory=list)
-    dead: list[DeadLetter] = field(default_factory=list)
-    gaps: int = 0
-
-
-def check_facts(log: LogId, me: ZoneId, page: Page) -> dict[int, Message | RefusedError]:
-    """Check the content of every fact of a page, by offset."""
-    checked: dict[int, Message | RefusedError] = {}
-    for fact in page.facts:
-        try:
-            checked[fact.offset] = _check_fact(log, me, fact)
-        except RefusedError as refused:
-            checked[fact.offset] = refused
-    return checked
-
-
-def _check_fact(log: LogId, me: ZoneId, fact: Fact) -> Message:
-    message = check_stored(fact.subject, fact.message, fact.digest)
-    subject = message.subject
-    if subject.origin != log.origin or subject.category != log.category or not subject.addresses(me):
-        raise RefusedError(
-            Reason.ZONE_MISMATCH, f"{fact.subject[:128]} in a page of {log.origin} {log.category} to {me}"
-        )
-    return message
-
-
-def judge(
-    log: LogId, page: Page, checked: Mapping[int, Message | RefusedError], known: Mapping[Key, KnownId], seq: int
-) -> Judged:
-    """Decide a page that starts at the frontier; ``seq`` is the local log's last sequence. Pure.
-
-    :raises RefusedError: ``bad_request`` when offsets do not rise one from the other or the chain does not fit: then
-        the page as a whole is not what its sender says, and nothing of it is consumed.
-    """
-    at = page.after
-    result = Judged(at)
-    taken: dict[Key, bytes] = {}
-    for item in page.items():
-        head = link(at.head, item)
-        if isinstance(item, Gap):
-            if item.first != at.offset + 1 or item.last < item.first:
-                raise RefusedError(Reason.BAD_REQUEST, f"gap {item.first}-{item.last} behind {at.offset}")
-            at = Position(item.last, head)
-            result.records.append(gap_marker(item, at))
-            result.gaps += 1
-            continue
-        if item.prev != at.offset or item.offset <= at.offset:
-            raise RefusedError(Reason.BAD_REQUEST, f"fact {item.offset} names {item.prev} before it, not {at.offset}")
-        at = Position(item.offset, head)
-        outcome = _divert(log, item, checked[item.offset], known, taken, result.dead)
-        content = checked[item.offset]
-        if outcome == STORED and isinstance(content, Message):
-            taken[content.key] = content.digest
-            result.records.append(forward_record(content, item.offset, at))
-        result.rows.append(_row(item, content, head, outcome, seq + len(result.records) if outcome == STORED else 0))
-    if at != page.through:
-        raise RefusedError(Reason.CHAIN_BROKEN, f"the page ends at {page.through.offset} with another chain head")
-    if page.facts and (not result.rows or result.rows[-1].outcome != STORED) and at != page.after:
-        result.records.append(position_marker(at))
-    result.through = at
-    return result
-
-
-def _divert(
-    log: LogId,
-    fact: Fact,
-    content: Message | RefusedError,
-    known: Mapping[Key, KnownId],
-    taken: Mapping[Key, bytes],
-    dead: list[DeadLetter],
-) -> str:
-    """The outcome of a fact: stored, duplicate, or the reason it goes to the dead letters for."""
-    if isinstance(content, RefusedError):
-        dead.append(_dead_letter(log, fact, content.reason, content.detail))
-        return content.reason
-    held = taken.get(content.key)
-    if held is None and content.key in known:
-        old = known[content.key]
-        held = old.digest
-        if old.log.category != log.category:
-            detail = f"the id is taken in category {old.log.category}"
-            dead.append(_dead_letter(log, fact, Reason.CONFLICTING_DUPLICATE, detail))
-            return Reason.CONFLICTING_DUPLICATE
-    if held is None:
-        return STORED
-    if held == content.digest:
-        return DUPLICATE
-    detail = f"stored sha256 {held.hex()}, offered sha256 {content.digest.hex()}"
-    dead.append(_dead_letter(log, fact, Reason.CONFLICTING_DUPLICATE, detail))
-    return Reason.CONFLICTING_DUPLICATE
-
-
-def _dead_letter(log: LogId, fact: Fact, reason: Reason, detail: str) -> DeadLetter:
-    return DeadLetter(log, fact.offset, fact.subject, fact.message, fact.digest, reason, detail)
-
-
-def _row(fact: Fact, content: Message | RefusedError, head: bytes, outcome: str, seq: int) -> LedgerRow:
-    if isinstance(content, RefusedError):
-        return LedgerRow(fact.offset, seq, "", ProducerId(""), MessageId(""), fact.digest, head, outcome)
-    subject = content.subject
-    return LedgerRow(fact.offset, seq, subject.to, subject.producer, content.message_id, content.digest, head, outcome)
 
 
 class ForwardBuffer:
