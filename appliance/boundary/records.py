@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from appliance.boundary.errors import IntegrityError
+from appliance.boundary.errors import BsfgError, IntegrityError
 from appliance.boundary.messages import Message
-from appliance.boundary.names import Category, MessageId, ProducerId, ZoneId
+from appliance.boundary.names import Category, FactSubject, MessageId, ProducerId, ZoneId, parse_message_id
 from appliance.boundary.pages import Gap, GapReason, Position
 from appliance.boundary.reasons import Reason
 
@@ -73,8 +73,13 @@ class StoredRecord:
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 the fact was stored under."""
-        return bytes.fromhex(self.headers[HEADER_DIGEST])
+        """The SHA-256 the fact was stored under. :raises ValueError: there is none."""
+        return bytes.fromhex(self.headers.get(HEADER_DIGEST, "none"))
+
+    @property
+    def chain(self) -> bytes:
+        """The log's chain with this fact (own facts only); empty when the record does not say."""
+        return bytes.fromhex(self.headers.get(HEADER_CHAIN, ""))
 
     @property
     def origin_offset(self) -> int:
@@ -161,6 +166,20 @@ class LedgerRow:
     digest: bytes
     head: bytes
     outcome: str = STORED
+
+
+def row_of(record: StoredRecord, head: bytes) -> LedgerRow:
+    """The ledger row of a fact as it stands in a log.
+
+    :raises IntegrityError: ``log_damaged``: we did not write this record.
+    """
+    try:
+        subject = FactSubject.parse(record.subject)
+        message_id = parse_message_id(record.headers.get(HEADER_ID, ""))
+        digest, offset = record.digest, record.origin_offset
+    except (BsfgError, ValueError) as error:
+        raise IntegrityError(Reason.LOG_DAMAGED, f"record {record.seq} was not written by this zone") from error
+    return LedgerRow(offset, record.seq, subject.to, subject.producer, message_id, digest, head)
 
 
 @dataclass(frozen=True, slots=True)

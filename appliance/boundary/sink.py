@@ -18,7 +18,7 @@ from appliance.boundary.claims import IdClaims, Signal
 from appliance.boundary.errors import BsfgError, DeniedError, PositionError, RefusedError
 from appliance.boundary.judging import Judged, check_facts, judge
 from appliance.boundary.messages import Message
-from appliance.boundary.names import FactSubject, MessageId, ZoneId
+from appliance.boundary.names import ZoneId
 from appliance.boundary.pages import (
     MAX_PAGE_BYTES,
     MAX_PAGE_FACTS,
@@ -33,10 +33,9 @@ from appliance.boundary.ports import KeysPort, LedgerPort, LogPort, LogsPort
 from appliance.boundary.reasons import Reason
 from appliance.boundary.records import (
     Incident,
-    LedgerRow,
     LogId,
-    StoredRecord,
     position_marker,
+    row_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -129,23 +128,10 @@ class ForwardBuffer:
             records = await log.read(seq, MAX_PAGE_FACTS, MAX_PAGE_BYTES)
             if not records:
                 break
-            rows = [_row_of(record) for record in records if record.is_fact]
+            rows = [row_of(record, record.position.head) for record in records if record.is_fact]
             at, seq = records[-1].position, records[-1].seq
             await self._ledger.record(self.log_id, rows, at, seq)
         self.frontier, self.seq = at, state.last
-
-
-def _row_of(record: StoredRecord) -> LedgerRow:
-    subject = FactSubject.parse(record.subject)
-    return LedgerRow(
-        record.origin_offset,
-        record.seq,
-        subject.to,
-        subject.producer,
-        MessageId(record.headers["Bsfg-Id"]),
-        record.digest,
-        record.position.head,
-    )
 
 
 class Sink:

@@ -218,12 +218,11 @@ class Source:
         if records and records[0].seq == rows[0].offset:
             return (), rows
         first = (await log.state()).first
-        gone = [row for row in rows if row.offset < first]
-        if not gone:
+        if rows[0].offset >= first:
             raise IntegrityError(Reason.LOG_DAMAGED, f"{view.category}: fact {rows[0].offset} is missing from the log")
-        gap = Gap(after + 1, gone[-1].offset, GapReason.RETENTION)
+        gap = Gap(after + 1, first - 1, GapReason.RETENTION)  # one gap for all that is gone, however much it is
         await self._ledger.put_served_gaps(view, reader, after, [gap])
-        return (gap,), rows[len(gone) :]
+        return (gap,), [row for row in rows if row.offset >= first]
 
     async def _closing_page(self, reader: ZoneId, store: StoreBuffer, request: FetchRequest, epoch: bytes) -> Page:
         """The rest of a log that was replaced: what its reader has not got is a gap, said once; then it diverged."""

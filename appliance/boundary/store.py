@@ -20,7 +20,6 @@ from appliance.boundary.errors import BsfgError, IntegrityError, PositionError, 
 from appliance.boundary.messages import Message
 from appliance.boundary.names import Category, FactSubject, MessageId, ZoneId
 from appliance.boundary.pages import (
-    GENESIS,
     MAX_PAGE_BYTES,
     MAX_PAGE_FACTS,
     Gap,
@@ -33,13 +32,11 @@ from appliance.boundary.ports import LedgerPort, LogPort, LogsPort
 from appliance.boundary.producing import AppendOutcome, AppendResult
 from appliance.boundary.reasons import Reason
 from appliance.boundary.records import (
-    HEADER_CHAIN,
-    HEADER_ID,
     Incident,
     KnownId,
     LedgerRow,
     LogId,
-    StoredRecord,
+    row_of,
     store_record,
 )
 
@@ -249,19 +246,11 @@ class StoreBuffer:
                 await self._ledger.record(self.log_id(log.epoch), [], end, last)
                 self._end = end
                 return
-            rows = self._rows_of(records)
+            # Each record carries the chain with it: a ledger can be rebuilt even if the log's start is gone.
+            rows = [row_of(record, record.chain) for record in records]
             end = Position(records[-1].seq, rows[-1].head)
             await self._ledger.record(self.log_id(log.epoch), rows, end, records[-1].seq)
             self._end = end
-
-    def _rows_of(self, records: Sequence[StoredRecord]) -> list[LedgerRow]:
-        rows = []
-        for record in records:
-            # Each record carries the chain with it, so a ledger can be rebuilt also from a log whose start is gone.
-            head = bytes.fromhex(record.headers.get(HEADER_CHAIN, ""))
-            subject = FactSubject.parse(record.subject)
-            rows.append(_row(subject, MessageId(record.headers[HEADER_ID]), record.seq, record.digest, head or GENESIS))
-        return rows
 
 
 def _row(subject: FactSubject, message_id: MessageId, offset: int, digest: bytes, head: bytes) -> LedgerRow:
