@@ -12,8 +12,10 @@ from functools import partial
 
 import trio
 
+from appliance.boundary.claims import Signal
 from appliance.boundary.crossing import Crossing, Observer
 from appliance.boundary.errors import RefusedError
+from appliance.boundary.modes import Mode
 from appliance.boundary.reasons import Reason
 from appliance.node.config import NodeConfig, Uplink
 from appliance.node.status import CrossingReport, PeerStatus, Problem
@@ -31,6 +33,7 @@ class Agent:
         self._config = config
         self._zone = ZoneRuntime("agent", config)
         self._crossings: list[tuple[str, Crossing]] = []
+        self._back = Signal()
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -48,7 +51,7 @@ class Agent:
             self._uplink.endpoint.host,
             self._uplink.endpoint.port,
             keys.client_context,
-            keys.registry,
+            self._zone.device_cas,
         )
 
     def _make_crossings(self, peer: PeerClient) -> list[tuple[str, Crossing]]:
@@ -56,20 +59,28 @@ class Agent:
         policy = self._config.policy.peers[hub]
         observer = Observer(self._reached, self._unreachable)
         pulls = [
-            ("pull", Crossing(f"pull {c}", c, hub, here, peer, self._zone.sink, observer=observer))
+            ("pull", Crossing(f"pull {c}", c, hub, here, peer, self._zone.sink, observer=observer, back=self._back))
             for c in sorted(policy.append)
         ]
         pushes = [
-            ("push", Crossing(f"push {c}", c, here, hub, self._zone.source, peer, observer=observer))
+            ("push", Crossing(f"push {c}", c, here, hub, self._zone.source, peer, observer=observer, back=self._back))
             for c in sorted(policy.fetch)
         ]
         return pulls + pushes
 
     def _reached(self, name: str, behind: bool) -> None:
-        self._zone.modes.reached(name, behind=behind, now=trio.current_time())
+        modes = self._zone.modes
+        was = modes.mode
+        modes.reached(name, behind=behind, now=trio.current_time())
+        if was is Mode.AUTONOMOUS:
+            self._back.fire()
+        if was is not modes.mode:
+            self._zone.changed.fire()
 
     def _unreachable(self, name: str) -> None:
-        self._zone.modes.unreachable(name, trio.current_time())
+        was = self._zone.modes.mode
+        if self._zone.modes.unreachable(name, trio.current_time()) is not was:
+            self._zone.changed.fire()
 
     def _describe(self) -> tuple[Sequence[CrossingReport], Sequence[PeerStatus], Sequence[Problem]]:
         reports = [_report(direction, crossing, self._uplink.zone) for direction, crossing in self._crossings]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from appliance.boundary.claims import Signal
 from appliance.boundary.errors import BsfgError, PositionError
 from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.pages import (
@@ -63,7 +64,10 @@ class Observer:
 
 
 class Crossing:
-    """Carries one category of facts from ``origin`` to ``reader`` until cancelled."""
+    """Carries one category of facts from ``origin`` to ``reader`` until cancelled.
+
+    ``back`` is shared by the crossings of one peer: fired when the peer was reached again, it ends their pauses.
+    """
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Crossing:
         page_facts: int = MAX_PAGE_FACTS - 1,
         backoff: Backoff | None = None,
         observer: Observer | None = None,
+        back: Signal | None = None,
     ) -> None:
         self.status = CrossingStatus(name)
         self.category, self._origin, self._reader = category, origin, reader
@@ -85,9 +90,11 @@ class Crossing:
         self._wait_ms, self._page_facts = wait_ms, page_facts
         self._backoff = backoff or Backoff()
         self._observer = observer or Observer()
+        self._back = back or Signal()
         self._machine = TransferMachine()
         self._epoch = b""
         self._at: Position = START
+        self._first_look = True
         self._page: Page | None = None
         self._prefetched: Page | None = None
         self._credit = page_facts
@@ -126,17 +133,19 @@ class Crossing:
         self._epoch, self._at = answer.epoch, answer.frontier
         self._credit = self._page_facts
         self._receipt = answer.receipt
+        self._first_look = True
         return Event.LOCATED
 
     async def _fetch(self) -> Event:
         page, self._prefetched = self._prefetched, None
         if page is None:
-            page = await self._fetch_after(self._at, self._wait_ms)
+            # The first look does not wait: whether there is a backlog must be known at once.
+            page = await self._fetch_after(self._at, 0 if self._first_look else self._wait_ms)
+            self._first_look = False
         self._check(page)
         self._epoch, self._page = page.epoch, page
         self._update(page)
         if page.is_probe:
-            self._exchanged(behind=False)
             return Event.EMPTY
         return Event.PAGE
 
@@ -172,7 +181,8 @@ class Crossing:
         return Event.CONFIRMED
 
     async def _pause(self) -> Event:
-        await trio.sleep(self._backoff.pause(max(1, self._machine.failures)))
+        with trio.move_on_after(self._backoff.pause(max(1, self._machine.failures))):
+            await self._back.next().wait()  # another crossing has reached the peer
         return Event.RESTED
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -234,6 +244,7 @@ class Crossing:
         status.lag = page.pending + (0 if self._at == page.through else len(page.facts))
 
     def _exchanged(self, *, behind: bool) -> None:
+        """Both sides have answered, one of which is the peer."""
         self.status.reachable, self.status.problem = True, None
         self.status.last_exchange = trio.current_time()
         self._observer.reached(self.status.name, behind)

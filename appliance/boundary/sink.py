@@ -175,7 +175,7 @@ class Sink:
                 raise self._out_of_order(buffer, page)
             judged = await buffer.commit(page)
             await self._report(buffer, judged)
-            receipt = await self._receipt(buffer, idle=page.pending == 0)
+            receipt = await self._receipt(buffer, idle=False)
         self.changed.fire()
         return PageAnswer(page.epoch, buffer.frontier, receipt=receipt)
 

@@ -42,14 +42,6 @@ from appliance.boundary.store import StoreBuffer
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Served:
-    """The last two page ends served to a reader: what it will most likely ask for next."""
-
-    log: LogId
-    ends: tuple[Position, ...]
-
-
 class Source:
     """Serves the zone's store buffers to readers; implements :class:`~appliance.boundary.ports.SourcePort`."""
 
@@ -67,7 +59,8 @@ class Source:
         self._ledger = ledger
         self._keys = keys
         self._note = note
-        self._served: dict[tuple[ZoneId, Category], _Served] = {}
+        self._served: dict[tuple[ZoneId, LogId], Position] = {}
+        self._regressed: set[tuple[ZoneId, LogId]] = set()
 
     async def fetch_page(self, reader: ZoneId, request: FetchRequest) -> Page:
         """See :class:`~appliance.boundary.ports.SourcePort`."""

@@ -14,8 +14,9 @@ from hashlib import sha256
 from appliance.boundary.errors import BsfgError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.pages import MAX_PAGE_BYTES, MAX_PAGE_FACTS, Gap, link_fact, link_gap
-from appliance.boundary.ports import KeysPort, LogPort, LogsPort
+from appliance.boundary.ports import KeysPort, LogPort
 from appliance.boundary.records import HEADER_GAP, STORED, LedgerLog, LedgerRow, StoredRecord, parse_gap
+from appliance.factlog.jetstream import JetStreamLogs
 from appliance.factlog.ledger import SqliteLedger
 
 
@@ -42,7 +43,7 @@ class LogAudit:
         return not self.findings
 
 
-async def audit_zone(zone: ZoneId, logs: LogsPort, ledger: SqliteLedger, keys: KeysPort) -> list[LogAudit]:
+async def audit_zone(zone: ZoneId, logs: JetStreamLogs, ledger: SqliteLedger, keys: KeysPort) -> list[LogAudit]:
     """Audit every log the ledger knows. Damage is a finding, not an exception."""
     results = []
     for account in await ledger.all_logs():
@@ -52,8 +53,11 @@ async def audit_zone(zone: ZoneId, logs: LogsPort, ledger: SqliteLedger, keys: K
             continue
         try:
             own = account.id.origin == zone
-            log = await (logs.open_store(account.id.category) if own else logs.open_forward(account.id))
-            heads = await _LogAuditor(account, log, ledger, result, own=own).run()
+            log = await logs.existing(account.id)
+            if log is None:
+                result.findings.append("the log is not there")
+                continue
+            heads = await _LogAuditor(account, log, ledger, result).run()
             await _audit_receipts(account, ledger, keys, heads if not own else None, result)
         except BsfgError as error:
             result.findings.append(str(error))

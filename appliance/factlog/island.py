@@ -19,7 +19,7 @@ from nats.js.errors import APIError
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
-from appliance.factlog.natswire import Credentials
+from appliance.factlog.natswire import INBOX_PREFIX, Credentials
 
 T = TypeVar("T")
 
@@ -82,6 +82,7 @@ class NatsIsland:
                     user=self._credentials.user,
                     password=self._credentials.password,
                     name=self._name,
+                    inbox_prefix=INBOX_PREFIX,
                     allow_reconnect=False,
                     connect_timeout=2,
                     error_cb=_ignore,

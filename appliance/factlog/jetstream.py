@@ -289,6 +289,19 @@ class JetStreamLogs:
         name = forward_stream(log.category, log.origin, log.epoch)
         return JetStreamLog(self._wire, self._admin, name, metadata, subject_of, filters)
 
+    async def existing(self, log: LogId) -> JetStreamLog | None:
+        """The stream of a log as it is, changing nothing; ``None`` when it is not there (any more)."""
+        own = log.origin == self._policy.zone
+        name = store_stream(log.category) if own else forward_stream(log.category, log.origin, log.epoch)
+        answer = await self._wire.request_json(f"$JS.API.STREAM.INFO.{name}")
+        if answer.get("error", {}).get("err_code") == _STREAM_NOT_FOUND:
+            return None
+        _raise_error(answer, name)
+        metadata = answer["config"].get("metadata", {})
+        if metadata.get(EPOCH_KEY) != log.epoch.hex():
+            return None
+        return JetStreamLog(self._wire, self._admin, name, metadata, lambda record: record.subject, lambda reader: [])
+
     async def forward_epochs(self, origin: ZoneId, category: Category) -> list[bytes]:
         """See the port."""
         return await self._admin.forward_epochs(origin, category)

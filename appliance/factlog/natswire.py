@@ -41,6 +41,8 @@ PING_EVERY_S: Final = 5.0
 RECONNECT_FIRST_S: Final = 0.05
 RECONNECT_LONGEST_S: Final = 1.0
 MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
+INBOX_PREFIX: Final = "_BSFG"
+"""Where our answers arrive. Not ``_INBOX``: what arrives there in our account is shown to local applications."""
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
 
 
@@ -76,7 +78,7 @@ class NatsWire:
         self.connects = 0
         self.changed = Signal()
         self._host, self._port, self._credentials, self._name = host, port, credentials, name
-        self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(11)}"
         self._tokens = 0
         self._waiters: dict[str, _Waiter] = {}
         self._pages: dict[int, _Waiter] = {}

@@ -42,10 +42,11 @@ class Hub:
             await nursery.start(partial(self._zone.run, self._describe))
             keys = self._zone.keys
             config = ServerConfig(
-                self._listen.host, self._listen.port, keys.server_context, keys.registry, audit=self._audit
+                self._listen.host, self._listen.port, keys.server_context, self._zone.device_cas, audit=self._audit
             )
             await nursery.start(partial(serve, Boundary(self._zone.source, self._zone.sink), config))
             self._zone.ready_parts["listening"] = True
+            self._zone.changed.fire()
             nursery.start_soon(self._watch_peers)
 
     async def _watch_peers(self) -> None:

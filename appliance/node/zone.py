@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 import appliance
-from appliance.boundary.claims import IdClaims
+from appliance.boundary.claims import IdClaims, Signal
 from appliance.boundary.errors import BsfgError, UnavailableError
 from appliance.boundary.intake import Intake, ProducerDesk
 from appliance.boundary.modes import ModeMachine
@@ -28,6 +28,7 @@ from appliance.boundary.records import Incident
 from appliance.boundary.sink import Sink
 from appliance.boundary.source import Source
 from appliance.boundary.store import StoreBuffer
+from appliance.brokers.durability import REQUEST as DURABILITY_REQUEST
 from appliance.brokers.durability import BrokerReport, parse_jsz, require_durable
 from appliance.factlog.island import NatsIsland
 from appliance.factlog.jetstream import JetStreamLogs
@@ -35,6 +36,7 @@ from appliance.factlog.ledger import SqliteLedger
 from appliance.factlog.nats_intake import NatsIntake
 from appliance.factlog.natswire import NatsWire
 from appliance.factlog.streams import StreamAdmin
+from appliance.keys.certificates import certificate_der
 from appliance.keys.software import SoftwareKeys
 from appliance.node.config import NodeConfig
 from appliance.node.secrets import load_credentials, load_producers
@@ -54,7 +56,6 @@ _log = logging.getLogger(__name__)
 
 STATUS_EVERY_S: Final = 1.0
 SETTLE_AGAIN_S: Final = 0.5
-JSZ_SUBJECT: Final = "$SYS.REQ.SERVER.PING.JSZ"
 RECENT_INCIDENTS: Final = 20
 
 
@@ -63,7 +64,11 @@ class ZoneRuntime:
 
     def __init__(self, name: str, config: NodeConfig) -> None:
         self.name, self.config = name, config
-        self.keys = SoftwareKeys.load(config.pki_dir)
+        self.keys = SoftwareKeys.load(config.zone, config.pki_dir)
+        self.device_cas = {
+            zone: tuple(certificate_der(certificate) for certificate in certificates)
+            for zone, certificates in self.keys.registry.device_cas.items()
+        }
         self.modes = ModeMachine(trio.current_time())
         self.incidents: deque[Problem] = deque(maxlen=RECENT_INCIDENTS)
         self.ready_parts: dict[str, bool] = {"broker": False, "stores": False}
@@ -88,6 +93,7 @@ class ZoneRuntime:
         self.report: BrokerReport | None = None
         self._problems: dict[str, BsfgError] = {}
         self._settled: set[Category] = set()
+        self.changed = Signal()
         for category, intake in self.intakes.items():
             NatsIntake(config.zone, category, self.wire, intake)
 
@@ -159,7 +165,7 @@ class ZoneRuntime:
             await self.wire.wait_connected()
             await self._system.wait_connected()
             try:
-                answer = await self._system.request(JSZ_SUBJECT)
+                answer = await self._system.request(DURABILITY_REQUEST)
                 report = parse_jsz(answer.payload)
                 require_durable(report)
             except UnavailableError as error:
@@ -200,6 +206,7 @@ class ZoneRuntime:
             break
         self._settled.add(store.category)
         self.ready_parts["stores"] = len(self._settled) == len(self.stores)
+        self.changed.fire()
 
     def _producer_config(self) -> ProducerServerConfig:
         endpoint = self.config.intake.endpoint
@@ -232,7 +239,8 @@ class ZoneRuntime:
         while True:
             document = self.status(*describe())
             await trio.to_thread.run_sync(document.write, self.config.status_dir)
-            await trio.sleep(STATUS_EVERY_S)
+            with trio.move_on_after(STATUS_EVERY_S):
+                await self.changed.next().wait()
 
 
 def wall_clock_ms() -> int:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry point of ``bsfg``: its commands, and the one place where errors become text and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Final, NoReturn
+
+import click
+
+import appliance
+from appliance.boundary.errors import BsfgError
+from appliance.boundary.reasons import ExitCode
+from appliance.cli.output import OUTPUT_KEY, print_error
+
+COMMANDS: Final = {
+    "dev": "appliance.cli.dev:dev",
+    "fact": "appliance.cli.fact:fact",
+    "status": "appliance.cli.status:status",
+}
+"""Where each command is; only the one that is called is imported."""
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+
+class BsfgGroup(click.Group):
+    """The root of all commands: finds them late, and ends the process by the rules of this product."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command when it is asked for."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command = getattr(import_module(module), name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{COMMANDS[cmd_name]} is no command")
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an error of the product becomes text and exit code."""
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
+        try:
+            return super().invoke(ctx)
+        except BsfgError as error:
+            print_error(error, as_json=ctx.meta.get(OUTPUT_KEY) == "json")
+            ctx.exit(error.text.exit)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: ARG002, FBT001, FBT002, RUF100 - click's signature
+        **extra: Any,
+    ) -> NoReturn:
+        """Run to the end of the process."""
+        try:
+            outcome = super().main(args, prog_name or "bsfg", complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except click.UsageError as error:
+            _print_usage_error(error)
+            sys.exit(ExitCode.USAGE)
+        except click.ClickException as error:
+            click.echo(f"error: {error.format_message()}", err=True)
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # whoever read our output has enough
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(ExitCode.OK)
+        sys.exit(outcome if isinstance(outcome, int) else ExitCode.OK)
+
+
+def _print_usage_error(error: click.UsageError) -> None:
+    click.echo(f"error: usage: {error.format_message()}", err=True)
+    if error.ctx is not None:
+        click.echo(f"hint: {error.ctx.get_usage().removeprefix('Usage: ')}", err=True)
+        click.echo(f"hint: '{error.ctx.command_path} --help' explains it", err=True)
+
+
+@click.group(cls=BsfgGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(appliance.__version__, prog_name="bsfg")
+def cli() -> None:
+    """Facts cross between zones: durable, outbound only, never lost, never doubled.
+
+    Exit codes: 0 ok, 1 failure, 2 usage, 3 not ready, 4 denied, 5 quarantined.
+    """
+
+
+def main() -> None:
+    """The console script."""
+    cli()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stock NATS client for commands: connects to a zone's facts broker as a local user, quietly and patiently."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+from appliance.boundary.errors import DeniedError, UnavailableError
+from appliance.boundary.reasons import Reason
+
+CONNECT_TIMEOUT: Final = 2.0
+_RETRY: Final = 0.2
+
+
+class Patience:
+    """How long to go on without any progress, in seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def progressed(self) -> None:
+        """Something moved: start counting anew."""
+        self._last = time.monotonic()
+
+    def check(self, cause: object = "", reason: Reason = Reason.BROKER_UNAVAILABLE) -> None:
+        """:raises UnavailableError: nothing moved for too long, for the reason given."""
+        if time.monotonic() - self._last >= self._seconds:
+            raise UnavailableError(reason, f"no progress for {self._seconds:g} s: {cause}")
+
+
+async def connect(
+    url: str,
+    patience: Patience,
+    *,
+    on_error: Callable[[Exception], Awaitable[None]] | None = None,
+    on_reconnect: Callable[[], Awaitable[None]] | None = None,
+) -> Client:
+    """Connect, again and again while patience lasts; later the client reconnects by itself.
+
+    :raises UnavailableError: ``broker_unavailable``.
+    :raises DeniedError: ``bad_credential``.
+    """
+
+    async def quiet(_: Exception) -> None:
+        """What goes wrong is seen by whoever waits for an answer."""
+
+    while True:
+        try:
+            return await nats.connect(
+                url,
+                name="bsfg",
+                error_cb=on_error or quiet,
+                reconnected_cb=on_reconnect,
+                connect_timeout=CONNECT_TIMEOUT,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RETRY,
+            )
+        except (OSError, TimeoutError, nats.errors.Error) as error:
+            if "authorization" in str(error).lower():
+                raise DeniedError(Reason.BAD_CREDENTIAL, "the broker does not know this user") from error
+            patience.check(error)
+            await asyncio.sleep(_RETRY)

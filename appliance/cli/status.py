@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bsfg status``: both zones as their status documents tell it, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from appliance.boundary.errors import UnavailableError
+from appliance.boundary.modes import Mode
+from appliance.boundary.names import ZoneId
+from appliance.boundary.reasons import ExitCode, Reason
+from appliance.cli.output import age, dir_option, output_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from appliance.node.status import CrossingReport, StatusDocument
+
+Documents = dict[ZoneId, "StatusDocument | UnavailableError"]
+
+_MODE_COLOURS = {Mode.NORMAL: "green", Mode.RECONCILING: "yellow", Mode.AUTONOMOUS: "yellow", Mode.QUARANTINED: "red"}
+
+
+@click.command()
+@dir_option()
+@output_option("table", "json")
+def status(folder: Path, output: str) -> None:
+    """Show how both zones are: mode, what has crossed and what waits, problems and what to do.
+
+    Modes: normal (facts cross as they come), autonomous (the other side cannot be reached; local work goes on),
+    reconciling (the backlog is being drained), quarantined. Ends with 3 when a zone is not ready, 5 when one is
+    quarantined.
+    """
+    documents = _read(folder)
+    if output == "json":
+        print_json({"zones": {zone: _as_json(document) for zone, document in documents.items()}})
+    else:
+        _print(documents)
+    code = _exit_code(documents)
+    if code is not ExitCode.OK:
+        raise click.exceptions.Exit(code)
+
+
+def _read(folder: Path) -> Documents:
+    from appliance.dev.environment import Environment
+    from appliance.dev.layout import NODE, ZONES
+    from appliance.node.status import STALE_AFTER_S, StatusDocument
+
+    layout = Environment.load(folder).layout
+    documents: Documents = {}
+    for zone in ZONES:
+        try:
+            document = StatusDocument.read(layout.zone(zone).status_document)
+            if document.age_s > STALE_AFTER_S:
+                raise UnavailableError(Reason.NOT_READY, f"{NODE[zone]} last spoke {age(document.age_s)} ago")
+            documents[zone] = document
+        except UnavailableError as error:
+            documents[zone] = error
+    return documents
+
+
+def _exit_code(documents: Documents) -> ExitCode:
+    found = [d for d in documents.values() if not isinstance(d, UnavailableError)]
+    if any(document.mode == Mode.QUARANTINED for document in found):
+        return ExitCode.QUARANTINED
+    ready = len(found) == len(documents) and all(document.ready for document in found)
+    return ExitCode.OK if ready else ExitCode.NOT_READY
+
+
+def _as_json(document: StatusDocument | UnavailableError) -> dict[str, Any]:
+    if isinstance(document, UnavailableError):
+        error = {"reason": document.reason, "detail": document.detail, "hint": document.hint}
+        return {"ready": False, "error": error}
+    from dataclasses import asdict
+
+    return asdict(document)
+
+
+def _print(documents: Documents) -> None:
+    rows = []
+    for zone, document in documents.items():
+        if isinstance(document, UnavailableError):
+            rows.append([zone, click.style("not running", fg="red"), "", "", "", ""])
+            continue
+        broker = f"nats-server {document.broker.version}" if document.broker.connected else "not connected"
+        rows.append([
+            zone,
+            click.style(document.mode, fg=_MODE_COLOURS.get(Mode(document.mode)) if document.mode in list(Mode) else None),
+            f"for {age(time.time() - document.mode_since_unix_ms / 1000)}",
+            "ready" if document.ready else "starting",
+            broker + (", durable" if document.broker.durable else ""),
+            f"{document.name} {document.version}, {document.keys} keys",
+        ])
+    print_table(["zone", "mode", "since", "state", "facts broker", "node"], rows)
+    found = [d for d in documents.values() if not isinstance(d, UnavailableError)]
+    _print_stores(found)
+    _print_crossings(found)
+    _print_problems(documents)
+
+
+def _print_stores(documents: list[StatusDocument]) -> None:
+    rows = [
+        [d.zone, s.category, str(s.last_offset), str(s.stored), str(s.duplicate), str(s.conflict), str(s.invalid)]
+        for d in documents
+        for s in d.stores
+    ]
+    if rows:
+        click.echo("\nfacts of each zone's own (counts since its node started)")
+        headers = ["zone", "category", "last offset", "stored", "duplicate", "conflict", "invalid"]
+        print_table(headers, rows, right=frozenset(headers[2:]))
+
+
+def _print_crossings(documents: list[StatusDocument]) -> None:
+    rows = [
+        [*_direction(document.zone, crossing), crossing.category, *_progress(crossing)]
+        for document in documents
+        for crossing in document.crossings
+    ]
+    if rows:
+        click.echo("\nfacts on their way between the zones")
+        headers = ["from", "to", "category", "waiting", "crossed through", "confirmed through", "gaps", "peer", "last exchange"]
+        print_table(headers, rows, right=frozenset(headers[3:7]))
+
+
+def _direction(zone: str, crossing: CrossingReport) -> tuple[str, str]:
+    """From and to: the dialling side pulls what comes and pushes what goes."""
+    return (crossing.peer, zone) if crossing.direction == "pull" else (zone, crossing.peer)
+
+
+def _progress(crossing: CrossingReport) -> list[str]:
+    last = crossing.last_exchange_unix_ms
+    return [
+        str(crossing.lag),
+        str(crossing.offset),
+        str(crossing.confirmed),
+        str(crossing.gaps),
+        "reached" if crossing.reachable else click.style("not reached", fg="yellow"),
+        f"{age(time.time() - last / 1000)} ago" if last else "never",
+    ]
+
+
+def _print_problems(documents: Documents) -> None:
+    lines = []
+    for zone, document in documents.items():
+        if isinstance(document, UnavailableError):
+            lines.append(f"{zone}: {document}\n  hint: {document.hint}")
+            continue
+        lines += [
+            f"{zone}: {p.where + ': ' if p.where else ''}{p.reason} ({p.detail})\n  hint: {p.hint}"
+            for p in document.problems
+        ]
+    click.echo("\nproblems" if lines else "\nno problems")
+    for line in lines:
+        click.echo(line)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One supervised process: started, watched until it is ready, started again whenever it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from appliance.boundary.errors import UnavailableError
+from appliance.boundary.reasons import Reason
+from appliance.dev.pids import ProcessIdentity, die_with_parent
+from appliance.dev.restarts import RestartPolicy, Restarts
+
+_log = logging.getLogger(__name__)
+
+MAX_LOG_BYTES: Final = 16 * 1024**2
+"""A log that is longer when its process starts is moved aside (one older log is kept)."""
+STOP_GRACE: Final = 10.0
+"""Seconds between asking a process to end and killing it."""
+_PROBE_PAUSE: Final = 0.05
+
+
+class ChildState(StrEnum):
+    """Where a process stands."""
+
+    WAITING = "waiting"
+    """Not started yet: what it needs is not ready."""
+    STARTING = "starting"
+    """Running; not ready yet."""
+    READY = "ready"
+    """Running, and it does what it is for."""
+    ENDED = "ended"
+    """Not running; it is started again after a pause."""
+    STOPPED = "stopped"
+    """Not running, as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """What to run and how to see that it is ready.
+
+    :param after: names of processes that must have been ready once before this one is first started.
+    :param ready: asked while it starts; gets the pid.
+    :param volatile: files that describe the running process; removed when it ends, as systemd removes a
+        RuntimeDirectory.
+    """
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    ready: Callable[[int], Awaitable[bool]]
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+    after: tuple[str, ...] = ()
+    volatile: tuple[Path, ...] = ()
+
+
+@dataclass(slots=True)
+class Child:
+    """A process by its spec. ``changed`` is called whenever something of its state changed."""
+
+    spec: ChildSpec
+    policy: RestartPolicy
+    changed: Callable[[], None]
+    state: ChildState = ChildState.WAITING
+    identity: ProcessIdentity | None = None
+    since: float = field(default_factory=time.time)
+    last_end: str = ""
+    was_ready: trio.Event = field(default_factory=trio.Event)
+    starts_failed: int = 0
+    """How often it ended before it was ready for the first time."""
+    restarts: Restarts = field(init=False)
+    _descriptor: int | None = None
+
+    def __post_init__(self) -> None:
+        self.restarts = Restarts(self.policy)
+
+    @property
+    def name(self) -> str:
+        """The name it is addressed by."""
+        return self.spec.name
+
+    @property
+    def pid(self) -> int | None:
+        """Its pid while it runs."""
+        return self.identity.pid if self.identity else None
+
+    async def run(self) -> None:
+        """Keep it running until cancelled; then end it in good order."""
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    await self._run_once()
+                except OSError as error:
+                    self.last_end = f"cannot be started: {error.strerror}"
+                if not self.was_ready.is_set():
+                    self.starts_failed += 1
+                pause = self.restarts.pause_after(time.monotonic() - began)
+                _log.info("%s %s; it is started again in %.1f s", self.name, self.last_end, pause)
+                self._become(ChildState.ENDED)
+                await trio.sleep(pause)
+        finally:
+            self._become(ChildState.STOPPED)
+
+    def kill(self) -> int:
+        """SIGKILL it. Returns the pid it had. :raises UnavailableError: ``not_running``."""
+        if self._descriptor is None or self.identity is None:
+            raise UnavailableError(Reason.NOT_RUNNING, f"{self.name} does not run right now; it is started again soon")
+        signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+        return self.identity.pid
+
+    async def _run_once(self) -> None:
+        self._clear_volatile()
+        process = self._spawn()
+        descriptor = self._descriptor = os.pidfd_open(process.pid)
+        self.identity = ProcessIdentity.of(process.pid)
+        self._become(ChildState.STARTING)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._probe, process.pid)
+                await trio.lowlevel.wait_readable(descriptor)
+                nursery.cancel_scope.cancel()
+        finally:
+            if process.poll() is None:
+                with trio.CancelScope(shield=True):
+                    await self._stop(descriptor)
+            self.last_end = describe_end(process.wait())  # it has ended: this only collects it
+            os.close(descriptor)
+            self.identity = self._descriptor = None
+            self._clear_volatile()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """Start it from this very thread: the kernel ties its life to the thread that made it."""
+        log = self.spec.log
+        if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+            log.replace(log.with_name(log.name + ".1"))
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                self.spec.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.spec.env,
+                cwd=self.spec.cwd,
+                process_group=0,  # a Ctrl-C at the terminal is the supervisor's to hear
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - only system calls, looked up before
+            )
+
+    async def _probe(self, pid: int) -> None:
+        pause = _PROBE_PAUSE
+        while not await self.spec.ready(pid):
+            await trio.sleep(pause)
+            pause = min(pause * 1.2, 0.5)
+        self.was_ready.set()
+        self._become(ChildState.READY)
+
+    @staticmethod
+    async def _stop(descriptor: int) -> None:
+        signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        signal.pidfd_send_signal(descriptor, signal.SIGCONT)
+        with trio.move_on_after(STOP_GRACE):
+            await trio.lowlevel.wait_readable(descriptor)
+            return
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        await trio.lowlevel.wait_readable(descriptor)
+
+    def _become(self, state: ChildState) -> None:
+        self.state, self.since = state, time.time()
+        self.changed()
+
+    def _clear_volatile(self) -> None:
+        for path in self.spec.volatile:
+            path.unlink(missing_ok=True)
+
+
+def describe_end(returncode: int) -> str:
+    """How a process ended, for people."""
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    try:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was ended by signal {-returncode}"

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run an environment in this process: lock, leftovers, files, ports, then the supervisor until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Final
+
+import trio
+
+from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.reasons import Reason
+from appliance.brokers.binary import find_broker
+from appliance.dev.child import STOP_GRACE
+from appliance.dev.environment import Environment, PortName
+from appliance.dev.layout import HOST, Layout
+from appliance.dev.link import SimulatedLink, Tunnel
+from appliance.dev.pids import ProcessIdentity
+from appliance.dev.processes import child_specs
+from appliance.dev.provision import open_environment, provision, taken_ports, write_document
+from appliance.dev.supervisor import Identities, Progress, Supervisor, first_error
+from appliance.keys.files import PRIVATE, write_atomically
+
+_log = logging.getLogger(__name__)
+
+SUPERVISOR: Final = "supervisor"
+_LOCK_WAIT: Final = 1.0
+"""Seconds to try for the lock: whoever only looks whether it is held holds it for a moment."""
+
+
+@contextlib.contextmanager
+def holding_lock(layout: Layout) -> Iterator[None]:
+    """Be the only supervisor of a folder. :raises UnavailableError: ``already_running``."""
+    layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = time.monotonic() + _LOCK_WAIT
+    with layout.lock.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise UnavailableError(Reason.ALREADY_RUNNING, str(layout.root)) from error
+                time.sleep(0.05)
+        yield
+
+
+def is_running(layout: Layout) -> bool:
+    """Whether a supervisor lives in a folder: the kernel holds its lock, however it ends."""
+    try:
+        with layout.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def remembered(layout: Layout) -> dict[str, ProcessIdentity]:
+    """The processes the last supervisor wrote down; they may be gone."""
+    try:
+        entries = json.loads(layout.pids.read_text(encoding="utf-8"))
+        return {name: ProcessIdentity(**entry) for name, entry in entries.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def end_leftovers(layout: Layout) -> list[str]:
+    """End what a supervisor that was killed left behind, and remove what it can no longer remove; blocking.
+
+    Only for whoever knows that no supervisor runs. Returns the names of what still ran.
+    """
+    ended = [name for name, identity in remembered(layout).items() if name != SUPERVISOR and identity.end(STOP_GRACE)]
+    for path in (layout.pids, layout.socket):
+        path.unlink(missing_ok=True)
+    return ended
+
+
+def make_ready(layout: Layout) -> Environment:
+    """Load or make the environment and all its files, and see that its ports are free; blocking.
+
+    :raises UnavailableError: ``bad_environment``, ``port_taken``.
+    """
+    environment = open_environment(layout)
+    provision(environment)
+    if taken := taken_ports(environment):
+        names = ", ".join(f"{port} ({name})" for name, port in taken.items())
+        raise UnavailableError(Reason.PORT_TAKEN, f"{HOST}: {names}; ports stand in {layout.document}")
+    return environment
+
+
+async def run_environment(layout: Layout, report: Callable[[Progress], None]) -> None:
+    """Bring an environment up and keep it up until SIGTERM, SIGINT or ``bsfg dev down``; needs the lock.
+
+    :raises UnavailableError: it does not come up.
+    """
+    if ended := await trio.to_thread.run_sync(end_leftovers, layout):
+        _log.warning("ended what an earlier supervisor left behind: %s", ", ".join(ended))
+    broker = await trio.to_thread.run_sync(find_broker)
+    environment = await trio.to_thread.run_sync(make_ready, layout)
+    ports = environment.ports
+    link = SimulatedLink(
+        [
+            Tunnel(PortName.LINK_RPC, ports[PortName.LINK_RPC], ports[PortName.HUB_RPC]),
+            Tunnel(PortName.LINK_LEAF, ports[PortName.LINK_LEAF], ports[PortName.HUB_LEAF]),
+        ],
+        HOST,
+    )
+
+    def remember(running: Identities) -> None:
+        _write_down(environment, running)
+
+    supervisor = Supervisor(child_specs(environment, broker), link, layout.socket, remember, report=report)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_on_signal, supervisor)
+            await supervisor.run()
+            nursery.cancel_scope.cancel()
+    except* BsfgError as errors:
+        raise first_error(errors) from None
+    finally:
+        layout.pids.unlink(missing_ok=True)
+        write_document(environment)
+
+
+def _write_down(environment: Environment, running: Identities) -> None:
+    """For the next supervisor, should this one be killed; and the pids for everybody in ``env.json``."""
+    me = ProcessIdentity.of(os.getpid())
+    everything = {**running, **({SUPERVISOR: me} if me else {})}
+    text = json.dumps({name: asdict(identity) for name, identity in everything.items()}, indent=1)
+    write_atomically(environment.layout.pids, text.encode(), PRIVATE)
+    write_document(environment, {name: identity.pid for name, identity in running.items()})
+
+
+async def _end_on_signal(supervisor: Supervisor) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            _log.info("%s: everything is ended", signal.Signals(number).name)
+            supervisor.down()
+
+
+def purge(layout: Layout) -> None:
+    """Remove the whole folder. :raises UnavailableError: ``bad_environment``: it does not carry our mark."""
+    Environment.load(layout.root)
+    shutil.rmtree(layout.root)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are either the old or the new version, whole, whenever the process is killed or the power fails."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+PRIVATE: Final = 0o600
+"""Mode of files that hold a key or a password."""
+PUBLIC: Final = 0o644
+"""Mode of files that anybody may read."""
+
+
+def write_atomically(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Replace a file with ``data``, durably. :raises OSError: as the operating system says.
+
+    The mode is set when the temporary file is created, so that no moment exists in which a secret is readable.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; a rename alone is not, before its folder is written."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; it is released by the kernel if the process dies. Blocks until it is free."""
+    with (folder / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
