@@ -14,7 +14,7 @@ from typing import Final
 
 from appliance.boundary.errors import BsfgError, IntegrityError
 from appliance.boundary.messages import Message
-from appliance.boundary.names import Category, FactSubject, MessageId, ProducerId, ZoneId, parse_message_id
+from appliance.boundary.names import EVERYONE, Category, FactSubject, MessageId, ProducerId, ZoneId, parse_message_id
 from appliance.boundary.pages import Gap, GapReason, Position
 from appliance.boundary.reasons import Reason
 
@@ -27,6 +27,8 @@ HEADER_GAP: Final = "Bsfg-Gap"
 
 STORED: Final = "stored"
 DUPLICATE: Final = "duplicate"
+GONE: Final = "gone"
+"""Outcome of a row that stands for a range nobody can read any more: up to its offset, from the row before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,11 @@ def row_of(record: StoredRecord, head: bytes) -> LedgerRow:
     except (BsfgError, ValueError) as error:
         raise IntegrityError(Reason.LOG_DAMAGED, f"record {record.seq} was not written by this zone") from error
     return LedgerRow(offset, record.seq, subject.to, subject.producer, message_id, digest, head)
+
+
+def gone_row(last: int, head: bytes) -> LedgerRow:
+    """The row of a range that ends at ``last`` and was already gone from the log when its account was written."""
+    return LedgerRow(last, 0, EVERYONE, ProducerId(""), MessageId(""), b"", head, GONE)
 
 
 @dataclass(frozen=True, slots=True)

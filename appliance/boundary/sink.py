@@ -10,7 +10,7 @@ in one batch), ledger, answer. A crash between any two repeats the same decision
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -18,7 +18,7 @@ from appliance.boundary.claims import IdClaims, Signal
 from appliance.boundary.errors import BsfgError, DeniedError, PositionError, RefusedError
 from appliance.boundary.judging import Judged, check_facts, judge
 from appliance.boundary.messages import Message
-from appliance.boundary.names import ZoneId
+from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.pages import (
     MAX_PAGE_BYTES,
     MAX_PAGE_FACTS,
@@ -157,6 +157,7 @@ class Sink:
         self._wall_clock_ms = wall_clock_ms
         self._note = note
         self._buffers: dict[LogId, ForwardBuffer] = {}
+        self._levelled: set[tuple[ZoneId, Category]] = set()
         self._opening = trio.Lock()
 
     async def append_page(self, sender: ZoneId, page: Page, countersigned: Countersigned | None = None) -> PageAnswer:
@@ -198,9 +199,10 @@ class Sink:
 
     async def _buffer(self, log: LogId, page: Page) -> ForwardBuffer:
         async with self._opening:
-            if log in self._buffers:
+            if log in self._buffers and (log.origin, log.category) in self._levelled:
                 return self._buffers[log]
             epochs = await self._logs.forward_epochs(log.origin, log.category)
+            await self._level(log.origin, log.category, epochs)
             if log.epoch not in epochs:
                 if page.after != START:
                     raise PositionError(Reason.OUT_OF_ORDER, "this epoch starts at 0", epoch=log.epoch)
@@ -210,14 +212,43 @@ class Sink:
                     await self._diverged(log, epochs[-1])
             return self._buffers.setdefault(log, self._new_buffer(log))
 
+    async def _level(self, origin: ZoneId, category: Category, epochs: Sequence[bytes]) -> None:
+        """Once per life: make the ledger follow every log of an origin's category, also those that have ended.
+
+        What an ended log lost (or a log that is gone) was not received: its ids must be free before a page is judged.
+        """
+        if (origin, category) in self._levelled:
+            return
+        for account in await self._ledger.logs(origin, category):
+            if account.id.epoch in epochs:
+                await self._settled(account.id)
+            elif account.seq:
+                await self._ledger.truncate(account.id, START, 0)
+        self._levelled.add((origin, category))
+
+    async def _settled(self, log: LogId) -> ForwardBuffer:
+        buffer = self._buffers.setdefault(log, self._new_buffer(log))
+        async with buffer.lock:
+            await buffer.settled()
+        return buffer
+
     def _new_buffer(self, log: LogId) -> ForwardBuffer:
         return ForwardBuffer(log, self._policy.zone, self._logs, self._ledger, self._claims)
 
     async def _diverged(self, log: LogId, previous: bytes) -> None:
+        """A log was replaced: through where it was received is all that anybody will ever get of it."""
+        ended = (await self._settled(LogId(log.origin, log.category, previous))).frontier.offset
         incident = Incident(
             Reason.LOG_DIVERGED,
-            f"{log.origin} {log.category}: epoch {previous.hex()[:8]} ended, epoch {log.epoch.hex()[:8]} begins",
-            {"peer": log.origin, "category": log.category, "epoch": log.epoch.hex()},
+            f"{log.origin} {log.category}: epoch {previous.hex()[:8]} ended at {ended}, epoch {log.epoch.hex()[:8]} "
+            "begins",
+            {
+                "peer": log.origin,
+                "category": log.category,
+                "epoch": log.epoch.hex(),
+                "ended": previous.hex(),
+                "after": str(ended),
+            },
         )
         _log.warning("%s", incident.detail)
         await self._ledger.note(incident)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import trio
 
@@ -68,8 +67,10 @@ class Source:
         store = self._stores[request.category]
         log = await store.settled()
         epoch = log.epoch_for(reader)
-        if request.epoch and request.epoch != epoch:
-            return await self._closing_page(reader, store, request, epoch)
+        if request.epoch != epoch:
+            closing = await self._closing_page(reader, store, request, epoch)
+            if closing is not None:
+                return closing
         view = store.log_id(epoch)
         await self._check_position(reader, store, log, view, request.after)
         deadline = trio.current_time() + request.wait_ms / 1000
@@ -83,7 +84,7 @@ class Source:
             log = await store.settled()
             if log.epoch_for(reader) != epoch:
                 raise PositionError(Reason.LOG_DIVERGED, "the log was replaced", epoch=log.epoch_for(reader))
-        self._remember(reader, view, request.after, page.through)
+        self._served[reader, view] = page.through
         return page
 
     async def confirm_receipt(self, reader: ZoneId, receipt: Receipt) -> Signature:
@@ -99,16 +100,19 @@ class Source:
         if position != receipt.through:
             raise RefusedError(Reason.BAD_RECEIPT, f"offset {receipt.through.offset} has another chain head here")
         countersignature = self._keys.sign(receipt.statement())
-        await self._ledger.put_receipt(receipt, countersignature)
-        return countersignature
+        view = store.log_id(receipt.epoch)
+        last = await self._ledger.last_receipt(view, reader)
+        if last is None or receipt.through.offset >= last.through.offset or (reader, view) in self._regressed:
+            await self._ledger.put_receipt(receipt, countersignature)
+            self._regressed.discard((reader, view))
+        return countersignature  # an older receipt that was late on its way is true, and changes nothing
 
     # -- positions ---------------------------------------------------------------------------------------------------
 
     async def _check_position(
         self, reader: ZoneId, store: StoreBuffer, log: LogPort, view: LogId, after: Position
     ) -> None:
-        served = self._served.get((reader, store.category))
-        if served is not None and served.log == view and after in served.ends:
+        if after == self._served.get((reader, view)):
             return
         if after == START:
             await self._note_regress(reader, view, after)
@@ -130,6 +134,7 @@ class Source:
         """A reader behind what it confirmed was restored from an older copy: it is refilled, and that is noted."""
         receipt = await self._ledger.last_receipt(view, reader)
         if receipt is not None and receipt.through.offset > after.offset:
+            self._regressed.add((reader, view))
             await self._report(
                 Reason.PEER_REGRESSED,
                 f"{reader} stands at {after.offset} of {view.category}, and had confirmed {receipt.through.offset}",
@@ -173,9 +178,6 @@ class Source:
         account = await self._account(store, view)
         return [] if account is None else await self._ledger.rows(account.id, after, limit, reader)
 
-    def _remember(self, reader: ZoneId, view: LogId, after: Position, through: Position) -> None:
-        self._served[reader, view.category] = _Served(view, (after, through))
-
     # -- pages -------------------------------------------------------------------------------------------------------
 
     async def _page(self, reader: ZoneId, store: StoreBuffer, log: LogPort, view: LogId, request: FetchRequest) -> Page:
@@ -217,21 +219,46 @@ class Source:
         await self._ledger.put_served_gaps(view, reader, after, [gap])
         return (gap,), [row for row in rows if row.offset >= first]
 
-    async def _closing_page(self, reader: ZoneId, store: StoreBuffer, request: FetchRequest, epoch: bytes) -> Page:
-        """The rest of a log that was replaced: what its reader has not got is a gap, said once; then it diverged."""
-        view = store.log_id(request.epoch)
-        account, after = await self._ledger.log(view), request.after
-        if (
-            account is None
-            or not account.retired
-            or after.offset >= account.through.offset
-            or not await self._ledger.rows(view, after.offset, 1, reader)
-        ):
-            raise PositionError(Reason.LOG_DIVERGED, f"epoch {request.epoch.hex()[:8]} has ended", epoch=epoch)
+    # -- logs that were replaced -------------------------------------------------------------------------------------
+
+    async def _closing_page(
+        self, reader: ZoneId, store: StoreBuffer, request: FetchRequest, current: bytes
+    ) -> Page | None:
+        """What a reader has not got of logs that were replaced is a gap, said once for each of them, oldest first.
+
+        ``None``: a new reader, and nothing was lost before it came.
+
+        :raises PositionError: ``log_diverged``: nothing is left to say about this epoch; go on with the one named.
+        """
+        epoch, after = request.epoch, request.after
+        if not epoch:
+            epoch = await self._unclosed(reader, store, epoch)
+            if not epoch:
+                return None
+        account = await self._ledger.log(store.log_id(epoch))
+        if account is None or not await self._is_owed(reader, account, after.offset):
+            following = await self._unclosed(reader, store, epoch) or current
+            raise PositionError(Reason.LOG_DIVERGED, f"epoch {epoch.hex()[:8]} has ended", epoch=following)
         gap = Gap(after.offset + 1, account.through.offset, GapReason.LOG_LOST)
-        await self._ledger.put_served_gaps(view, reader, after.offset, [gap])
+        await self._ledger.put_served_gaps(account.id, reader, after.offset, [gap])
         through = Position(gap.last, link_gap(after.head, gap))
-        return Page(self._policy.zone, view.category, view.epoch, after, through, gaps=(gap,))
+        return Page(self._policy.zone, store.category, epoch, after, through, gaps=(gap,))
+
+    async def _unclosed(self, reader: ZoneId, store: StoreBuffer, ended: bytes) -> bytes:
+        """The next replaced log behind ``ended`` of which this reader was not told yet that facts are lost."""
+        accounts = await self._ledger.logs(self._policy.zone, store.category)
+        epochs = [account.id.epoch for account in accounts]
+        for account in accounts[epochs.index(ended) + 1 :] if ended in epochs else accounts:
+            receipt = await self._ledger.last_receipt(account.id, reader) if ended else None
+            if await self._is_owed(reader, account, receipt.through.offset if receipt is not None else 0):
+                return account.id.epoch
+        return b""
+
+    async def _is_owed(self, reader: ZoneId, account: LedgerLog, after: int) -> bool:
+        """Whether facts behind an offset were lost with a replaced log that this reader should have got."""
+        if account.kept is None or after >= account.through.offset:
+            return False
+        return bool(await self._ledger.rows(account.id, max(after, account.kept), 1, reader))
 
     async def _report(self, reason: Reason, detail: str, facts: dict[str, str]) -> None:
         _log.warning("%s: %s", reason, detail)

@@ -36,6 +36,7 @@ from appliance.boundary.records import (
     KnownId,
     LedgerRow,
     LogId,
+    gone_row,
     row_of,
     store_record,
 )
@@ -206,8 +207,9 @@ class StoreBuffer:
         log = await self._logs.open_store(self.category)
         state = await log.state()
         account = await self._ledger.log(self.log_id(log.epoch))
-        if account is not None and account.seq > state.last:
-            # The ledger was entered after the log was fsynced, so this log lost its end (an older copy was restored).
+        if account is not None and (account.seq > state.last or account.retired):
+            # The ledger was entered after the log was fsynced, so this log lost its end: an older copy was restored.
+            # So it was when a log comes back that had been replaced.
             await self._retire(log.epoch, account.seq, kept=state.last)
             await log.roll_epoch(None)
             account = None
@@ -215,12 +217,14 @@ class StoreBuffer:
             if old.id.epoch != log.epoch and not old.retired:
                 await self._retire(old.id.epoch, old.seq, kept=0)
         self._end = account.through if account is not None else Position()
-        await self._follow(log, state.first, state.last)
+        await self._follow(log, state.last)
         self._log = log
         self.changed.fire()
 
     async def _retire(self, epoch: bytes, last: int, kept: int) -> None:
         await self._ledger.retire(self.log_id(epoch), kept)
+        if kept >= last:
+            return  # nothing was lost
         incident = Incident(
             Reason.LOG_LOST,
             f"{self.category}: facts {kept + 1} to {last} of epoch {epoch.hex()[:8]} are no longer in the log",
@@ -230,26 +234,29 @@ class StoreBuffer:
         await self._ledger.note(incident)
         self._note(incident)
 
-    async def _follow(self, log: LogPort, first: int, last: int) -> None:
-        """Enter what the log holds behind the ledger's end, page by page."""
-        while self._end.offset < last:
-            after = self._end.offset
+    async def _follow(self, log: LogPort, last: int) -> None:
+        """Enter what the log holds behind the ledger's end, page by page; what is gone from it by now too."""
+        while (after := self._end.offset) < last:
             records = await log.read(after, MAX_PAGE_FACTS, MAX_PAGE_BYTES)
-            if not records:
-                if first <= last and self._end.offset + 1 >= first:
+            rows: list[LedgerRow] = []
+            if records:
+                # Each record carries the chain with it: a ledger can be rebuilt even if the log's start is gone.
+                for record in records:
+                    if record.seq > after + 1:
+                        rows.append(gone_row(record.seq - 1, rows[-1].head if rows else self._end.head))
+                    rows.append(row_of(record, record.chain))
+                    after = record.seq
+            else:
+                first = (await log.state()).first
+                if first <= last and after + 1 >= first:
                     raise IntegrityError(
                         Reason.LOG_DAMAGED, f"{self.category}: nothing readable behind {after} of {last}"
                     )
                 # Retention emptied the log: its end is known, its content is gone.
                 gap = Gap(after + 1, last, GapReason.RETENTION)
-                end = Position(last, link_gap(self._end.head, gap))
-                await self._ledger.record(self.log_id(log.epoch), [], end, last)
-                self._end = end
-                return
-            # Each record carries the chain with it: a ledger can be rebuilt even if the log's start is gone.
-            rows = [row_of(record, record.chain) for record in records]
-            end = Position(records[-1].seq, rows[-1].head)
-            await self._ledger.record(self.log_id(log.epoch), rows, end, records[-1].seq)
+                rows.append(gone_row(last, link_gap(self._end.head, gap)))
+            end = Position(rows[-1].offset, rows[-1].head)
+            await self._ledger.record(self.log_id(log.epoch), rows, end, end.offset)
             self._end = end
 
 

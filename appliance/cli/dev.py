@@ -144,7 +144,7 @@ def _run_in_foreground(layout: Layout) -> None:
     from appliance.dev.environment import Environment
     from appliance.dev.provision import open_environment
     from appliance.dev.running import holding_lock, run_environment
-    from appliance.dev.supervisor import Progress, Step
+    from appliance.dev.supervisor import Step
 
     def show(progress: Progress) -> None:
         _show(progress)

@@ -2,8 +2,8 @@
 """The input of ``bsfg fact append``: lines of JSON become messages ready to be published.
 
 A line is either a whole message ``{"envelope": ..., "fact": ...}``, sent as it is, or a bare object that becomes the
-fact's ``object_json``. A bare object's id is derived from what it says and where it goes, and the time it was produced is
-never the time of this command: so the same line appended again is the same fact, byte for byte, and stored once.
+fact's ``object_json``. A bare object's id is derived from what it says and where it goes, and the time it was produced
+is never the time of this command: so the same line appended again is the same fact, byte for byte, and stored once.
 """
 
 from __future__ import annotations

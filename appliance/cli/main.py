@@ -18,6 +18,8 @@ from appliance.boundary.reasons import ExitCode
 from appliance.cli.output import OUTPUT_KEY, print_error
 
 COMMANDS: Final = {
+    "audit": "appliance.cli.audit:audit",
+    "demo": "appliance.cli.demo:demo",
     "dev": "appliance.cli.dev:dev",
     "fact": "appliance.cli.fact:fact",
     "status": "appliance.cli.status:status",

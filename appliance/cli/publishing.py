@@ -9,12 +9,13 @@ changed, all unanswered messages are sent again in order: an id is stored once, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 import nats.errors
 from nats.aio.client import Client
@@ -30,6 +31,7 @@ WINDOW: Final = 256
 WINDOW_BYTES: Final = 8 * 1024 * 1024
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds without any answer after which the unanswered messages are sent again."""
+_LOOK_EVERY: Final = 0.5
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -112,7 +114,7 @@ class Publisher:
         self._inbox = ""
         self.retried = 0
 
-    async def __aenter__(self) -> Publisher:
+    async def __aenter__(self) -> Self:
         self._client = await connect(
             self._url, self._patience, on_error=self._on_error, on_reconnect=self._on_reconnect
         )
@@ -145,13 +147,16 @@ class Publisher:
         while self._flights:
             await self._progress()
 
-    async def tend(self, seconds: float) -> None:
-        """Nothing new is there to send: look after what is unanswered for a while. :raises BsfgError: as :meth:`send`."""
-        if self._flights:
-            await self._progress(seconds)
-        else:
-            await asyncio.sleep(seconds)
+    async def tend(self) -> None:
+        """Look after what is unanswered while nothing new is there to send. :raises BsfgError: as :meth:`send`."""
+        if not self._flights:
             self._patience.progressed()
+        elif time.monotonic() - self._heard > ANSWER_TIMEOUT:
+            self._again = True
+        if self._denied:
+            raise DeniedError(Reason.CATEGORY_DENIED, self._denied)
+        if self._again:
+            await self._send_again()
 
     async def _publish(self, flight: _Flight) -> None:
         client = self._require_client()
@@ -167,19 +172,14 @@ class Publisher:
         except (OSError, nats.errors.Error):
             self._again = True
 
-    async def _progress(self, timeout: float = 0.5) -> None:
-        """Wait for an answer; send again when that is due."""
+    async def _progress(self) -> None:
+        """Wait a while for an answer; send again when that is due."""
         if not self._again and not self._denied:
             self._moved.clear()
-            try:
-                async with asyncio.timeout(timeout):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY):
                     await self._moved.wait()
-            except TimeoutError:
-                self._again = time.monotonic() - self._heard > ANSWER_TIMEOUT
-        if self._denied:
-            raise DeniedError(Reason.CATEGORY_DENIED, self._denied)
-        if self._again:
-            await self._send_again()
+        await self.tend()
 
     async def _send_again(self) -> None:
         """Until every message has got out once more and no answer asks for it again; with growing pauses."""

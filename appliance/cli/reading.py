@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import nats.errors
 from nats.aio.client import Client
@@ -28,6 +28,8 @@ BATCH: Final = 500
 _CALL_TIMEOUT: Final = 3.0
 _QUIET: Final = 1.0
 """Seconds without a message after which a pull that should have brought more is given up."""
+_NO_MORE: Final = "404"
+"""The status of a pull that found nothing."""
 _INACTIVE_NS: Final = 30 * 10**9
 """The broker forgets a consumer that nobody has used for so long."""
 
@@ -65,9 +67,7 @@ async def api(client: Client, subject: str, body: Mapping[str, Any] | None = Non
     return answer
 
 
-async def streams_of(
-    client: Client, zone: ZoneId, origin: ZoneId, categories: Sequence[Category]
-) -> list[StreamRef]:
+async def streams_of(client: Client, zone: ZoneId, origin: ZoneId, categories: Sequence[Category]) -> list[StreamRef]:
     """The streams of an origin's facts in a zone: by category in the order given, then by age.
 
     :raises UnavailableError: ``broker_unavailable``.
@@ -104,7 +104,7 @@ class StreamReader:
         self._client = client
         self._stream = stream
 
-    async def read(self) -> AsyncIterator[list[StoredFact]]:
+    async def read(self) -> AsyncGenerator[list[StoredFact], None]:
         """All facts there are now behind :attr:`next`, in batches; markers are skipped.
 
         :raises UnavailableError: ``broker_unavailable``, or the stream is gone; call again to go on.
@@ -125,7 +125,7 @@ class StreamReader:
         async with puller:
             while pending > 0:
                 messages = await puller.pull(min(BATCH, pending))
-                if not messages:  # what was counted has been removed meanwhile, or the broker was restarted
+                if not messages:  # what was counted has been removed meanwhile
                     return
                 pending -= len(messages)
                 self.next = messages[-1].metadata.sequence.stream + 1
@@ -149,10 +149,11 @@ class _Puller:
         self._inbox = client.new_inbox()
         self._messages: list[Msg] = []
         self._wanted = 0
+        self._status = ""
         self._done = asyncio.Event()
         self._arrived = 0.0
 
-    async def __aenter__(self) -> _Puller:
+    async def __aenter__(self) -> Self:
         self._subscription = await self._client.subscribe(self._inbox, cb=self._take)
         return self
 
@@ -165,8 +166,11 @@ class _Puller:
             return  # the broker forgets it by itself
 
     async def pull(self, batch: int) -> list[Msg]:
-        """Up to ``batch`` messages that are there now. :raises UnavailableError: ``broker_unavailable``."""
-        self._messages, self._wanted = [], batch
+        """Up to ``batch`` messages, fewer only when there are no more.
+
+        :raises UnavailableError: ``broker_unavailable``: the broker ended or forgot the consumer.
+        """
+        self._messages, self._wanted, self._status = [], batch, ""
         self._done.clear()
         loop = asyncio.get_running_loop()
         self._arrived = loop.time()
@@ -185,10 +189,13 @@ class _Puller:
         except (OSError, nats.errors.Error) as error:
             raise UnavailableError(Reason.BROKER_UNAVAILABLE, repr(error)) from error
         self._wanted = 0
+        if not self._messages and self._status != _NO_MORE:
+            raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"a pull was not answered ({self._status or 'silence'})")
         return self._messages
 
     async def _take(self, message: Msg) -> None:
-        if not message.reply:  # a status: no more messages, or no such consumer
+        if not message.reply:
+            self._status = (message.headers or {}).get("Status", "")
             self._done.set()
         elif self._wanted:
             self._messages.append(message)
@@ -197,43 +204,46 @@ class _Puller:
                 self._done.set()
 
 
-async def read_facts(  # noqa: C901 - one loop over rounds, streams and batches
-    client: Client,
-    zone: ZoneId,
-    origin: ZoneId,
-    categories: Sequence[Category],
-    patience: Patience,
-    *,
-    follow: float = 0.0,
-) -> AsyncIterator[list[StoredFact]]:
-    """All facts of an origin that a zone has, category after category; then, with ``follow``, those that come.
+class FactReader:
+    """Reads all facts of an origin that a zone has, category after category, each category's epochs by age."""
 
-    :param follow: seconds between looks for new ones; 0: end when all have been read.
-    :raises UnavailableError: ``broker_unavailable``: the broker stayed away for too long.
-    """
-    readers: dict[str, StreamReader] = {}
-    through: dict[str, int] = {}
-    while True:
-        try:
-            streams = await streams_of(client, zone, origin, categories)
-            for stream in streams:
-                reader = readers.setdefault(stream.created + stream.name, StreamReader(client, stream.name))
-                target = through.setdefault(stream.created + stream.name, stream.last)
-                while reader.next <= (stream.last if follow else target):
-                    before = reader.next
-                    async for facts in reader.read():
+    def __init__(self, client: Client, zone: ZoneId, origin: ZoneId, categories: Sequence[Category]) -> None:
+        self._client = client
+        self._zone, self._origin, self._categories = zone, origin, categories
+        self._readers: dict[tuple[str, str], StreamReader] = {}
+
+    async def read(self, patience: Patience, *, follow: float = 0.0) -> AsyncGenerator[list[StoredFact], None]:
+        """What there is when it begins; then, with ``follow``, whatever comes, for ever.
+
+        :param follow: seconds between looks for new ones; 0: do not.
+        :raises UnavailableError: the broker stayed away for too long (with ``follow``: it is waited for).
+        """
+        targets: dict[tuple[str, str], int] = {}
+        while True:
+            try:
+                for stream in await streams_of(self._client, self._zone, self._origin, self._categories):
+                    key = (stream.name, stream.created)  # one that was wiped and made again is another one
+                    reader = self._readers.setdefault(key, StreamReader(self._client, stream.name))
+                    target = stream.last if follow else targets.setdefault(key, stream.last)
+                    async for facts in _through(reader, target):
                         patience.progressed()
                         yield facts
-                    if reader.next == before:
-                        break  # the rest of it has been removed by retention
-            patience.progressed()
-        except UnavailableError as error:
-            if error.reason is not Reason.BROKER_UNAVAILABLE:
-                patience.check(error.detail, error.reason)
-            elif not follow:
-                patience.check(error.detail)
-            await asyncio.sleep(0.2)
-            continue
-        if not follow:
+                patience.progressed()
+            except UnavailableError as error:
+                if not (follow and error.reason is Reason.BROKER_UNAVAILABLE):
+                    patience.check(error.detail, error.reason)
+                await asyncio.sleep(0.2)
+                continue
+            if not follow:
+                return
+            await asyncio.sleep(follow)
+
+
+async def _through(reader: StreamReader, target: int) -> AsyncGenerator[list[StoredFact], None]:
+    """Read a stream until a sequence is behind; retention may have removed the rest."""
+    while reader.next <= target:
+        before = reader.next
+        async for facts in reader.read():
+            yield facts
+        if reader.next == before:
             return
-        await asyncio.sleep(follow)

@@ -85,14 +85,18 @@ def _print(documents: Documents) -> None:
             rows.append([zone, click.style("not running", fg="red"), "", "", "", ""])
             continue
         broker = f"nats-server {document.broker.version}" if document.broker.connected else "not connected"
-        rows.append([
-            zone,
-            click.style(document.mode, fg=_MODE_COLOURS.get(Mode(document.mode)) if document.mode in list(Mode) else None),
-            f"for {age(time.time() - document.mode_since_unix_ms / 1000)}",
-            "ready" if document.ready else "starting",
-            broker + (", durable" if document.broker.durable else ""),
-            f"{document.name} {document.version}, {document.keys} keys",
-        ])
+        rows.append(
+            [
+                zone,
+                click.style(
+                    document.mode, fg=_MODE_COLOURS.get(Mode(document.mode)) if document.mode in list(Mode) else None
+                ),
+                f"for {age(time.time() - document.mode_since_unix_ms / 1000)}",
+                "ready" if document.ready else "starting",
+                broker + (", durable" if document.broker.durable else ""),
+                f"{document.name} {document.version}, {document.keys} keys",
+            ]
+        )
     print_table(["zone", "mode", "since", "state", "facts broker", "node"], rows)
     found = [d for d in documents.values() if not isinstance(d, UnavailableError)]
     _print_stores(found)
@@ -120,7 +124,17 @@ def _print_crossings(documents: list[StatusDocument]) -> None:
     ]
     if rows:
         click.echo("\nfacts on their way between the zones")
-        headers = ["from", "to", "category", "waiting", "crossed through", "confirmed through", "gaps", "peer", "last exchange"]
+        headers = [
+            "from",
+            "to",
+            "category",
+            "waiting",
+            "crossed through",
+            "confirmed through",
+            "gaps",
+            "peer",
+            "last exchange",
+        ]
         print_table(headers, rows, right=frozenset(headers[3:7]))
 
 

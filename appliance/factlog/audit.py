@@ -67,8 +67,8 @@ async def audit_zone(zone: ZoneId, logs: JetStreamLogs, ledger: SqliteLedger, ke
 class _LogAuditor:
     """Walks log and ledger of one account side by side."""
 
-    def __init__(self, account: LedgerLog, log: LogPort, ledger: SqliteLedger, result: LogAudit, *, own: bool) -> None:
-        self._account, self._log, self._ledger, self._result, self._own = account, log, ledger, result, own
+    def __init__(self, account: LedgerLog, log: LogPort, ledger: SqliteLedger, result: LogAudit) -> None:
+        self._account, self._log, self._ledger, self._result = account, log, ledger, result
         self._head, self._at = b"", 0
         self._heads: dict[int, bytes] = {0: b""}
         self._records: dict[int, StoredRecord] = {}
