@@ -60,6 +60,10 @@ class LogPort(Protocol):
         """Records behind ``after`` that are there now, in order; with a ``reader`` only what it may be served."""
         ...
 
+    async def trim(self, before: int) -> None:
+        """Drop every record in front of a sequence, for good."""
+        ...
+
     async def last(self) -> StoredRecord | None:
         """The last record still there, if any."""
         ...

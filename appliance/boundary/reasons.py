@@ -84,6 +84,7 @@ class Reason(StrEnum):
     # integrity
     LOG_DAMAGED = "log_damaged"
     LOG_LOST = "log_lost"
+    TRIMMED = "trimmed"
     LEDGER_DAMAGED = "ledger_damaged"
     CHAIN_BROKEN = "chain_broken"
     # command line
@@ -255,6 +256,9 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "the log was lost or replaced; the ledger knows facts it no longer holds",
         "the range is recorded as a gap; look for a copy of the old log",
         _C.DATA_LOSS,
+    ),
+    _R.TRIMMED: _T(
+        "facts that every addressee has confirmed were trimmed", "nothing to do; the ledger keeps their account"
     ),
     _R.LEDGER_DAMAGED: _T(
         "the ledger cannot be read", "move it away; it is rebuilt from the log at start", _C.DATA_LOSS

@@ -63,6 +63,11 @@ class ForwardBuffer:
         self._claims = claims
         self._log: LogPort | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether log and ledger are level."""
+        return self._log is not None
+
     async def settled(self) -> LogPort:
         """The log with frontier and ledger level with it; call with :attr:`lock` held."""
         if self._log is None:
@@ -108,6 +113,11 @@ class ForwardBuffer:
         if last is not None and not last.is_fact and last.position == self.frontier:
             self._marked = self.frontier
             return
+        await self.mark()
+
+    async def mark(self) -> None:
+        """Leave a position marker. Nothing that was sent to the log before, and is late, can be stored behind it."""
+        log = await self.settled()
         try:
             self.seq = await log.append([position_marker(self.frontier)], self.seq)
             await self._ledger.record(self.log_id, [], self.frontier, self.seq)
@@ -199,10 +209,10 @@ class Sink:
 
     async def _buffer(self, log: LogId, page: Page) -> ForwardBuffer:
         async with self._opening:
-            if log in self._buffers and (log.origin, log.category) in self._levelled:
+            await self._level(log.origin, log.category)
+            if log in self._buffers:
                 return self._buffers[log]
             epochs = await self._logs.forward_epochs(log.origin, log.category)
-            await self._level(log.origin, log.category, epochs)
             if log.epoch not in epochs:
                 if page.after != START:
                     raise PositionError(Reason.OUT_OF_ORDER, "this epoch starts at 0", epoch=log.epoch)
@@ -212,32 +222,35 @@ class Sink:
                     await self._diverged(log, epochs[-1])
             return self._buffers.setdefault(log, self._new_buffer(log))
 
-    async def _level(self, origin: ZoneId, category: Category, epochs: Sequence[bytes]) -> None:
-        """Once per life: make the ledger follow every log of an origin's category, also those that have ended.
+    async def _level(self, origin: ZoneId, category: Category) -> None:
+        """Make the ledger follow every log of an origin's category, also those that have ended.
 
-        What an ended log lost (or a log that is gone) was not received: its ids must be free before a page is judged.
+        What an ended log holds was received, and what it lost (or a log that is gone) was not: the ids must say so
+        before a page is judged.
         """
-        if (origin, category) in self._levelled:
-            return
-        for account in await self._ledger.logs(origin, category):
-            if account.id.epoch in epochs:
-                await self._settled(account.id)
-            elif account.seq:
-                await self._ledger.truncate(account.id, START, 0)
-        self._levelled.add((origin, category))
-
-    async def _settled(self, log: LogId) -> ForwardBuffer:
-        buffer = self._buffers.setdefault(log, self._new_buffer(log))
-        async with buffer.lock:
-            await buffer.settled()
-        return buffer
+        if (origin, category) not in self._levelled:
+            epochs = await self._logs.forward_epochs(origin, category)
+            for account in await self._ledger.logs(origin, category):
+                if account.id.epoch not in epochs and account.seq:
+                    await self._ledger.truncate(account.id, START, 0)
+            for epoch in epochs:
+                log = LogId(origin, category, epoch)
+                self._buffers.setdefault(log, self._new_buffer(log))
+            self._levelled.add((origin, category))
+        for log, buffer in list(self._buffers.items()):
+            if (log.origin, log.category) == (origin, category) and not buffer.is_settled:
+                async with buffer.lock:
+                    await buffer.settled()
 
     def _new_buffer(self, log: LogId) -> ForwardBuffer:
         return ForwardBuffer(log, self._policy.zone, self._logs, self._ledger, self._claims)
 
     async def _diverged(self, log: LogId, previous: bytes) -> None:
         """A log was replaced: through where it was received is all that anybody will ever get of it."""
-        ended = (await self._settled(LogId(log.origin, log.category, previous))).frontier.offset
+        buffer = self._buffers[LogId(log.origin, log.category, previous)]
+        async with buffer.lock:
+            await buffer.mark()
+        ended = buffer.frontier.offset
         incident = Incident(
             Reason.LOG_DIVERGED,
             f"{log.origin} {log.category}: epoch {previous.hex()[:8]} ended at {ended}, epoch {log.epoch.hex()[:8]} "

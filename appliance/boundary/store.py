@@ -43,6 +43,9 @@ from appliance.boundary.records import (
 
 _log = logging.getLogger(__name__)
 
+_SETTLE_ATTEMPTS = 4
+"""How often a batch is tried again when one of the zone's logs becomes doubtful before it is decided."""
+
 Unit = Sequence[Message | AppendResult]
 """Facts that are stored all or not at all; an :class:`AppendResult` stands for one that was refused before."""
 
@@ -130,20 +133,33 @@ class StoreBuffer:
         self.zone = zone
         self.category = category
         self.changed = Signal()
+        self.refusal: RefusedError | None = None
+        """Set while producers must hear that the buffer is full of unconfirmed facts."""
         self._logs = logs
         self._ledger = ledger
         self._claims = claims
         self._note = note
         self._log: LogPort | None = None
         self._end = Position()
+        self._damaged = False
         self._lock = trio.Lock()
+        claims.logs.append(self)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether log and ledger are level, or cannot be because the log is damaged."""
+        return self._log is not None or self._damaged
 
     async def settled(self) -> LogPort:
         """The log, with the ledger level with it. :raises UnavailableError: the broker is away."""
         if self._log is None:
             async with self._lock:
                 if self._log is None:
-                    await self._settle()
+                    try:
+                        await self._settle()
+                    except IntegrityError:
+                        self._damaged = True
+                        raise
         log = self._log
         if log is None:  # lost again between the lock and here
             raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{self.category} is settling")
@@ -160,7 +176,7 @@ class StoreBuffer:
 
     def unsettle(self) -> None:
         """Something contradicted our idea of the log: read it again before the next step."""
-        self._log = None
+        self._log, self._damaged = None, False
 
     async def commit(self, units: Sequence[Unit]) -> list[list[AppendResult]]:
         """Decide, append, enter, answer. At most :data:`MAX_PAGE_FACTS` messages in all.
@@ -168,21 +184,27 @@ class StoreBuffer:
         :raises UnavailableError: outcome unknown; the producers may send the same again.
         """
         keys = [fact.key for unit in units for fact in unit if isinstance(fact, Message)]
-        log = await self.settled()
-        async with self._lock, self._claims.hold(self.zone, keys):
-            if self._log is not log:
-                raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{self.category} is settling")
-            verdicts, messages = decide(units, await self._ledger.known(self.zone, keys))
-            base = self._end.offset
+        for _ in range(_SETTLE_ATTEMPTS):
+            log = await self.settled()
+            await self._claims.settle()
+            async with self._lock, self._claims.hold(self.zone, keys):
+                if self._log is log and self._claims.are_settled:
+                    return await self._decide(log, units, keys)
+        raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{self.category} is settling")
+
+    async def _decide(self, log: LogPort, units: Sequence[Unit], keys: Sequence[Key]) -> list[list[AppendResult]]:
+        verdicts, messages = decide(units, await self._ledger.known(self.zone, keys))
+        base = self._end.offset
+        if messages:
             try:
-                if messages:
-                    await self._append(log, messages)
+                if self.refusal is not None:
+                    raise self.refusal
+                await self._append(log, messages)
             except RefusedError as refused:  # the log is full: nothing of the batch was stored
                 return [[_unless_answered(v, refused) for v in unit] for unit in verdicts]
             except (BsfgError, trio.Cancelled):
                 self.unsettle()
                 raise
-        if messages:
             self.changed.fire()
         return [[_place(verdict, base) for verdict in unit] for unit in verdicts]
 
@@ -218,7 +240,7 @@ class StoreBuffer:
                 await self._retire(old.id.epoch, old.seq, kept=0)
         self._end = account.through if account is not None else Position()
         await self._follow(log, state.last)
-        self._log = log
+        self._log, self._damaged = log, False
         self.changed.fire()
 
     async def _retire(self, epoch: bytes, last: int, kept: int) -> None:

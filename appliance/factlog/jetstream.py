@@ -127,6 +127,10 @@ class JetStreamLog:
             self._readers.pop(reader, None)  # where the consumer stands is unknown now
             raise
 
+    async def trim(self, before: int) -> None:
+        """See the port."""
+        _raise_error(await self._wire.request_json(f"$JS.API.STREAM.PURGE.{self.name}", {"seq": before}), self.name)
+
     async def last(self) -> StoredRecord | None:
         """See the port."""
         answer = await self._wire.request_json(f"$JS.API.STREAM.MSG.GET.{self.name}", {"last_by_subj": ">"})

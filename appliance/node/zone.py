@@ -25,6 +25,7 @@ from appliance.boundary.names import Category
 from appliance.boundary.producing import AppendOutcome
 from appliance.boundary.reasons import Reason
 from appliance.boundary.records import Incident
+from appliance.boundary.retention import Trimmer
 from appliance.boundary.sink import Sink
 from appliance.boundary.source import Source
 from appliance.boundary.store import StoreBuffer
@@ -111,6 +112,7 @@ class ZoneRuntime:
                 nursery.start_soon(self._system.run)
                 await self._prove_broker()
                 nursery.start_soon(self._prove_again)
+                nursery.start_soon(Trimmer(self.config.policy, self.stores, self.ledger).run)
                 for store in self.stores.values():
                     nursery.start_soon(self._settle, store)
                 for intake in self.intakes.values():
