@@ -97,7 +97,7 @@ class Intake:
         for number, entry in enumerate(group, start=1):
             units.append([_parse(fact) for fact in entry.facts])
             if number % _PARSE_TURN == 0:
-                await trio.lowlevel.checkpoint()
+                await trio.sleep(0)
         try:
             results = await self._store.commit(units)
         except BsfgError as error:

@@ -15,6 +15,7 @@ EACH = 1_000
 
 
 def state(first: int, last: int) -> LogState:
+    """A log of records of equal size."""
     return LogState(first, last, (last - first + 1) * EACH)
 
 
@@ -32,6 +33,7 @@ def state(first: int, last: int) -> LogState:
     ],
 )
 def test_plan(held: LogState, confirmed: int, expected: Plan) -> None:
+    """One decision per situation."""
     assert plan(held, confirmed, MAX) == expected
 
 
@@ -42,6 +44,7 @@ def test_plan(held: LogState, confirmed: int, expected: Plan) -> None:
     size=st.integers(0, 3 * MAX),
 )
 def test_never_trims_what_is_unconfirmed_or_newest(first: int, held: int, confirmed: int, size: int) -> None:
+    """Whatever the log looks like: not beyond what is confirmed, not the newest fact, not below the hold-back."""
     at = LogState(first, first + held - 1, size if held else 0)
     decided = plan(at, confirmed, MAX)
     if decided.before:
