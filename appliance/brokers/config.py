@@ -8,6 +8,7 @@ The declarations are typed and checked when they are made; :mod:`appliance.broke
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import Category, ProducerId, parse_producer
 from appliance.boundary.reasons import Reason
 from appliance.brokers.syntax import Value
-from appliance.keys.files import PRIVATE, write_atomically
 
 AGENT_USER: Final = "agent"
 """The one user of the account that holds the facts, in nats-facts."""
@@ -48,7 +48,7 @@ class Limits:
 
     max_file_store: int
     max_memory_store: int = 64 * MIB
-    max_connections: int = 512
+    max_connections: int = 2048
 
     def __post_init__(self) -> None:
         if self.max_file_store < MIB or self.max_memory_store < MIB:
@@ -173,5 +173,10 @@ def user(name: str, password: str, permissions: Value | None = None) -> dict[str
 
 
 def write_config(path: Path, text: str) -> None:
-    """Put a configuration in place, whole and readable by its owner alone: it holds passwords."""
-    write_atomically(path, text.encode(), PRIVATE)
+    """Put a configuration in place, whole and readable by its owner alone from the first byte: it holds passwords."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)

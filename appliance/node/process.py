@@ -13,7 +13,7 @@ from typing import Protocol
 import click
 import trio
 
-from appliance.boundary.errors import BsfgError
+from appliance.boundary.errors import BsfgError, first_error
 from appliance.node.config import NodeConfig
 
 
@@ -36,12 +36,14 @@ def main(role: str, make: Callable[[NodeConfig], Node]) -> None:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        failed: BsfgError | None = None
         try:
             trio.run(_run, make, path)
         except* BsfgError as group:
-            error = _first(group)
-            click.echo(f"error: {error}\nhint: {error.hint}", err=True)
-            sys.exit(error.text.exit)
+            failed = first_error(group)
+        if failed is not None:  # not in the clause above: what is raised there comes out as a group, SystemExit too
+            click.echo(f"error: {failed}\nhint: {failed.hint}", err=True)
+            sys.exit(failed.text.exit)
 
     command.main(prog_name=f"bsfg-{role}")
 
@@ -58,9 +60,3 @@ async def _end_on_signal(scope: trio.CancelScope) -> None:
         async for _ in signals:
             scope.cancel()
             return
-
-
-def _first(group: BaseExceptionGroup[BsfgError]) -> BsfgError:
-    for error in group.exceptions:
-        return _first(error) if isinstance(error, BaseExceptionGroup) else error
-    raise AssertionError("an exception group is never empty")

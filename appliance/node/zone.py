@@ -18,7 +18,7 @@ import trio
 
 import appliance
 from appliance.boundary.claims import IdClaims, Signal
-from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.errors import BsfgError, UnavailableError, first_error
 from appliance.boundary.intake import Intake, ProducerDesk
 from appliance.boundary.modes import ModeMachine
 from appliance.boundary.names import Category
@@ -29,6 +29,7 @@ from appliance.boundary.retention import Trimmer
 from appliance.boundary.sink import Sink
 from appliance.boundary.source import Source
 from appliance.boundary.store import StoreBuffer
+from appliance.brokers.desk import ReaderDesk
 from appliance.brokers.durability import REQUEST as DURABILITY_REQUEST
 from appliance.brokers.durability import BrokerReport, parse_jsz, require_durable
 from appliance.factlog.island import NatsIsland
@@ -95,6 +96,7 @@ class ZoneRuntime:
         self._problems: dict[str, BsfgError] = {}
         self._settled: set[Category] = set()
         self.changed = Signal()
+        self._readers = ReaderDesk(self.wire)
         for category, intake in self.intakes.items():
             NatsIntake(config.zone, category, self.wire, intake)
 
@@ -109,6 +111,7 @@ class ZoneRuntime:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._publish_status, describe)
                 nursery.start_soon(self.wire.run)
+                nursery.start_soon(self._readers.run)
                 nursery.start_soon(self._system.run)
                 await self._prove_broker()
                 nursery.start_soon(self._prove_again)
@@ -119,6 +122,12 @@ class ZoneRuntime:
                     nursery.start_soon(intake.run)
                 await nursery.start(serve_producers, self.desk, self._producer_config())
                 task_status.started()
+        except* BsfgError as errors:  # the last word of the status document says why
+            failed = first_error(errors)
+            if failed not in self._problems.values():
+                self._problems["start"] = failed
+            self.status().write(self.config.status_dir)
+            raise
         finally:
             self.ledger.close()
             self._island.close()
