@@ -130,16 +130,28 @@ class _Section:
     def take(self, field: str, kind: type[T], default: T | None = None) -> T:
         value = self._values.pop(field, default)
         if value is None:
-            raise RefusedError(Reason.BAD_INPUT, f"[{self._name}] needs {field}")
+            raise self.refuse(f"needs {field}")
         if type(value) is not kind:
-            raise RefusedError(Reason.BAD_INPUT, f"[{self._name}] {field} must be {kind.__name__}")
+            raise self.refuse(f"{field} must be {kind.__name__}")
         return value
+
+    def zone(self) -> ZoneId:
+        try:
+            return parse_zone(self.take("zone", str))
+        except RefusedError as error:
+            raise error if error.reason is Reason.BAD_INPUT else self.refuse(error.detail) from error
 
     def words(self, field: str) -> frozenset[Category]:
         value = self._values.pop(field, None)
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            raise RefusedError(Reason.BAD_INPUT, f"[{self._name}] {field} must be a list of categories")
-        return frozenset(parse_category(word) for word in value)
+            raise self.refuse(f"{field} must be a list of categories")
+        try:
+            return frozenset(parse_category(word) for word in value)
+        except RefusedError as error:
+            raise self.refuse(f"{field}: {error.detail}") from error
+
+    def refuse(self, text: str) -> RefusedError:
+        return RefusedError(Reason.BAD_INPUT, f"[{self._name}] {text}" if self._name else text)
 
     def section(self, field: str) -> _Section | None:
         value = self._values.pop(field, None)
@@ -153,7 +165,7 @@ class _Section:
     def need(self, field: str) -> _Section:
         section = self.section(field)
         if section is None:
-            raise RefusedError(Reason.BAD_INPUT, f"[{field}] is missing")
+            raise self.refuse(f"[{field}] is missing")
         return section
 
     def fields(self) -> list[str]:
@@ -161,12 +173,12 @@ class _Section:
 
     def end(self) -> None:
         if self._values:
-            raise RefusedError(Reason.BAD_INPUT, f"[{self._name}] has an unknown field {next(iter(self._values))!r}")
+            raise self.refuse(f"has an unknown field {next(iter(self._values))!r}")
 
 
 def _parse(root: _Section, base: Path) -> NodeConfig:
     node = root.need("node")
-    zone = parse_zone(node.take("zone", str))
+    zone = node.zone()
     directories = [base / node.take(field, str) for field in ("state_dir", "status_dir", "pki_dir")]
     node.end()
     broker = root.need("broker")
@@ -191,19 +203,32 @@ def _parse(root: _Section, base: Path) -> NodeConfig:
         directories[2],
         broker_config,
         intake_config,
-        None if uplink is None else Uplink(parse_zone(uplink.take("zone", str)), _endpoint(uplink)),
+        None if uplink is None else Uplink(uplink.zone(), _endpoint(uplink)),
         None if listen is None else _endpoint(listen),
     )
     for section in (uplink, listen, root):
         if section is not None:
             section.end()
+    _check(config)
     return config
+
+
+def _check(config: NodeConfig) -> None:
+    """What no section can know by itself."""
+    policy = config.policy
+    if config.uplink is not None and config.uplink.zone not in policy.peers:
+        raise RefusedError(Reason.BAD_INPUT, f"[uplink] zone {config.uplink.zone!r} needs a section [peers.…]")
+    for zone, peer in policy.peers.items():
+        if zone == policy.zone:
+            raise RefusedError(Reason.BAD_INPUT, f"[peers.{zone}] is this zone itself")
+        if unknown := sorted(peer.fetch - policy.categories.keys()):
+            raise RefusedError(Reason.BAD_INPUT, f"[peers.{zone}] fetch: {unknown[0]!r} needs a section [categories.…]")
 
 
 def _endpoint(section: _Section) -> Endpoint:
     port = section.take("port", int)
     if not 0 < port < 65536:
-        raise RefusedError(Reason.BAD_INPUT, f"port {port}: 1 to 65535")
+        raise section.refuse(f"port {port}: 1 to 65535")
     return Endpoint(section.take("host", str), port)
 
 
@@ -212,11 +237,11 @@ def _category(section: _Section) -> CategoryPolicy:
     try:
         when_full = WhenFull(text)
     except ValueError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"when_full {text!r}: {', '.join(WhenFull)}") from error
+        raise section.refuse(f"when_full {text!r}: {', '.join(WhenFull)}") from error
     policy = CategoryPolicy(when_full, section.take("max_bytes", int, 1024**3), section.take("max_age_s", int, 0))
     section.end()
     if policy.max_bytes < 1024**2 or policy.max_age_s < 0:
-        raise RefusedError(Reason.BAD_INPUT, "max_bytes is at least 1048576, max_age_s at least 0")
+        raise section.refuse("max_bytes is at least 1048576, max_age_s at least 0")
     return policy
 
 

@@ -41,6 +41,7 @@ from appliance.factlog.streams import StreamAdmin
 from appliance.keys.certificates import certificate_der
 from appliance.keys.software import SoftwareKeys
 from appliance.node.config import NodeConfig
+from appliance.node.notify import ServiceManager
 from appliance.node.secrets import load_credentials, load_producers
 from appliance.node.status import (
     BrokerStatus,
@@ -97,6 +98,7 @@ class ZoneRuntime:
         self._settled: set[Category] = set()
         self.changed = Signal()
         self._readers = ReaderDesk(self.wire)
+        self._manager = ServiceManager()
         for category, intake in self.intakes.items():
             NatsIntake(config.zone, category, self.wire, intake)
 
@@ -129,6 +131,7 @@ class ZoneRuntime:
             self.status().write(self.config.status_dir)
             raise
         finally:
+            self._manager.stopping()
             self.ledger.close()
             self._island.close()
 
@@ -250,6 +253,7 @@ class ZoneRuntime:
         while True:
             document = self.status(*describe())
             await trio.to_thread.run_sync(document.write, self.config.status_dir)
+            self._manager.alive(ready=document.ready, text=f"{document.mode}, {len(document.problems)} problems")
             with trio.move_on_after(STATUS_EVERY_S):
                 await self.changed.next().wait()
 
