@@ -7,6 +7,8 @@ library is one change. Without ``NOTIFY_SOCKET`` in the environment everything h
 
 from __future__ import annotations
 
+import os
+
 from sdnotify import SystemdNotifier
 
 
@@ -14,7 +16,8 @@ class ServiceManager:
     """Tells systemd about this process; each message only when there is something new to say."""
 
     def __init__(self) -> None:
-        self._notifier = SystemdNotifier()
+        # The library opens a socket that it never closes, so it is made only where somebody listens.
+        self._notifier = SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         self._ready = False
         self._text = ""
 
@@ -27,8 +30,13 @@ class ServiceManager:
         if text != self._text:
             self._text = text
             messages.append(f"STATUS={text}")
-        self._notifier.notify("\n".join(messages))
+        if self._notifier is not None:
+            self._notifier.notify("\n".join(messages))
 
     def stopping(self) -> None:
-        """The process is ending in good order."""
-        self._notifier.notify("STOPPING=1")
+        """The process is ending in good order; nothing is said after that."""
+        if self._notifier is not None:
+            self._notifier.notify("STOPPING=1")
+            if self._notifier.socket is not None:
+                self._notifier.socket.close()
+            self._notifier = None
