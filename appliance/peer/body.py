@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import trio
 
 from appliance.boundary.errors import RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
 from appliance.peer.limits import MIN_BYTES_PER_S, CallLimits
+
+_CALLER_PART: Final = 4
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -20,54 +23,85 @@ class GoneError(Exception):
     """The caller went away; there is nobody to answer."""
 
 
+@dataclass(slots=True)
+class _Share:
+    """What somebody holds."""
+
+    size: int = 0
+    calls: int = 0
+
+
 class Holding:
-    """What all calls of a server hold in memory, together."""
+    """What all calls of a server hold in memory, together and caller by caller.
+
+    One caller may have a quarter of it, so that no peer can keep the others out.
+    """
 
     def __init__(self, max_bytes: int, max_calls: int) -> None:
-        self._max_bytes = max_bytes
-        self._max_calls = max_calls
-        self._bytes = 0
-        self._calls = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether another call, or more of one, should be put off."""
-        return self._bytes > self._max_bytes or self._calls > self._max_calls
+        self._most = _Share(max_bytes, max_calls)
+        self._all = _Share()
+        self._callers: dict[str, _Share] = {}
 
     @contextmanager
     def call(self) -> Iterator[Hold]:
         """The share of one call, given back at its end."""
         hold = Hold(self)
-        self._calls += 1
+        self._all.calls += 1
         try:
             yield hold
         finally:
-            self._calls -= 1
-            self._bytes -= hold.size
+            hold.add(-hold.size)
+            self._all.calls -= 1
+            self._leave(hold.caller)
 
-    def add(self, size: int) -> None:
-        """Count bytes of some call."""
-        self._bytes += size
+    def enter(self, caller: str) -> None:
+        """Count a call as this caller's."""
+        self._callers.setdefault(caller, _Share()).calls += 1
+
+    def add(self, caller: str, size: int) -> None:
+        """Count bytes of a caller; an empty name is nobody's yet."""
+        self._all.size += size
+        if caller:
+            self._callers[caller].size += size
+
+    def check(self, caller: str) -> None:
+        """:raises UnavailableError: ``busy`` when all callers, or this one, hold too much."""
+        if self._all.size > self._most.size or self._all.calls > self._most.calls:
+            raise UnavailableError(Reason.BUSY)
+        share = self._callers.get(caller, _Share())
+        if share.size > self._most.size // _CALLER_PART or share.calls > self._most.calls // _CALLER_PART:
+            raise UnavailableError(Reason.BUSY, f"{share.calls} calls of {caller} are under way")
+
+    def _leave(self, caller: str) -> None:
+        if caller:
+            self._callers[caller].calls -= 1
+            if not self._callers[caller].calls:
+                del self._callers[caller]
 
 
 class Hold:
     """What one call holds in memory."""
 
-    __slots__ = ("_all", "size")
+    __slots__ = ("_holding", "caller", "size")
 
     def __init__(self, holding: Holding) -> None:
-        self._all = holding
+        self._holding = holding
+        self.caller = ""
         self.size = 0
+
+    def belongs_to(self, caller: str) -> None:
+        """Count the call as this caller's; before any bytes of it."""
+        self.caller = caller
+        self._holding.enter(caller)
 
     def add(self, size: int) -> None:
         """Count bytes that are kept until the call ends."""
         self.size += size
-        self._all.add(size)
+        self._holding.add(self.caller, size)
 
     def check(self) -> None:
-        """:raises UnavailableError: ``busy`` when all calls together hold too much."""
-        if self._all.full:
-            raise UnavailableError(Reason.BUSY)
+        """:raises UnavailableError: ``busy`` when all callers together, or this one, hold too much."""
+        self._holding.check(self.caller)
 
 
 class Body:

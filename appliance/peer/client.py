@@ -59,9 +59,15 @@ class ClientConfig:
 async def open_peer(config: ClientConfig) -> AsyncIterator[PeerClient]:
     """A client whose connection lives no longer than the block."""
     quiet_frames()
-    async with trio.open_nursery() as nursery:
-        yield PeerClient(config, nursery)
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            yield PeerClient(config, nursery)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # What the block raises is for its caller to catch by its own class, not wrapped in the nursery's group.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 @dataclass(eq=False, slots=True)

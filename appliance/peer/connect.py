@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
 from appliance.peer.audit import CANCELLED, OK, AuditHook, AuditRecord
-from appliance.peer.body import Body, GoneError, Holding, Receive
+from appliance.peer.body import Body, GoneError, Hold, Holding, Receive
 from appliance.peer.codec import bad_request
 from appliance.peer.faults import error_json
 from appliance.peer.limits import MIN_BYTES_PER_S, CallLimits
@@ -35,6 +35,8 @@ SERVICE: Final = "bsfg.v1.BoundaryService"
 _PREFIX: Final = f"/{SERVICE}/"
 _PROTO: Final = "application/proto"
 _JSON: Final = "application/json"
+_PIECE_BYTES: Final = 64 * 1024
+"""Answers are sent in pieces, so that a caller that takes nothing is told from a slow one."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,11 +126,11 @@ class ConnectApp(Generic[T]):
         headers: dict[bytes, bytes] = dict(scope["headers"])
         content_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
         if not scope["path"].startswith(_PREFIX):
-            await _send(send, 404, [])
+            await _send_empty(send, 404)
         elif scope["method"] != "POST":
-            await _send(send, 405, [(b"allow", b"POST")])
+            await _send_empty(send, 405, (b"allow", b"POST"))
         elif content_type not in (_PROTO, _JSON):
-            await _send(send, 415, [(b"accept-post", f"{_PROTO}, {_JSON}".encode())])
+            await _send_empty(send, 415, (b"accept-post", f"{_PROTO}, {_JSON}".encode()))
         else:
             request = _Request(scope["path"].removeprefix(_PREFIX), headers, content_type)
             await self._serve(scope, request, receive, send)
@@ -140,7 +142,7 @@ class ConnectApp(Generic[T]):
             body = Body(receive, self._limits, hold)
             status, content_type = 200, request.content_type
             try:
-                answer = await self._call(scope, request, body, note)
+                answer = await self._call(scope, request, body, hold, note)
                 content = _encode(answer.message, content_type)
                 note.outcome, note.facts = answer.outcome, answer.facts
             except GoneError:
@@ -161,15 +163,22 @@ class ConnectApp(Generic[T]):
 
     async def _respond(self, scope: Scope, send: Send, status: int, content_type: str, content: bytes) -> None:
         """Send an answer; a caller that does not take it loses its connection, whose buffers would stay full."""
-        with trio.move_on_after(self._limits.stall_s + len(content) / MIN_BYTES_PER_S) as patience:
-            await _send(send, status, [(b"content-type", content_type.encode())], content)
+        with trio.CancelScope() as patience:
+            headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(content))]
+            patience.deadline = trio.current_time() + self._limits.stall_s
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            for start in range(0, len(content) or 1, _PIECE_BYTES):
+                patience.deadline = trio.current_time() + self._limits.stall_s + _PIECE_BYTES / MIN_BYTES_PER_S
+                piece, more = content[start : start + _PIECE_BYTES], start + _PIECE_BYTES < len(content)
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
         if patience.cancelled_caught:
             scope["state"]["end_connection"]()
 
-    async def _call(self, scope: Scope, request: _Request, body: Body, note: _Note) -> Answer:
+    async def _call(self, scope: Scope, request: _Request, body: Body, hold: Hold, note: _Note) -> Answer:
         """Authenticate, read, parse, handle. Raises what the answer is to say."""
         caller = self._authenticate(scope, request.headers)
         note.caller = caller.name
+        hold.belongs_to(caller.name)
         method = self._methods.get(request.method)
         if method is None:
             offered = ", ".join(self._methods)
@@ -224,10 +233,10 @@ class ConnectApp(Generic[T]):
         return result
 
 
-async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: bytes = b"") -> None:
-    headers = [*headers, (b"content-length", b"%d" % len(content))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+async def _send_empty(send: Send, status: int, *headers: tuple[bytes, bytes]) -> None:
+    """Answer what is no call."""
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _encode(message: Message, content_type: str) -> bytes:

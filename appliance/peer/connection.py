@@ -16,7 +16,7 @@ from typing import Any
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
 from hypercorn.trio.task_group import TaskGroup
@@ -92,6 +92,7 @@ class Connection(TCPServer):
         self._limits = limits
         self._stopping = stopping
         self._tcp = tcp
+        self._over = False
 
     async def run(self) -> None:
         """Serve the connection to its end; whatever goes wrong ends only this connection."""
@@ -129,11 +130,14 @@ class Connection(TCPServer):
             await self.protocol.initiate()
             await self.idle_task.restart(calls, self._idle_timeout)
             await self._read_data()
+            self._over = True
             await self.idle_task.stop()
             helpers.cancel_scope.cancel()
 
     async def protocol_send(self, event: Any) -> None:
         """Send bytes, with bounded patience: hypercorn would wait for a dead peer for ever, and not be cancelled."""
+        if isinstance(event, Updated) and self._over:
+            return  # a call that ends after its connection must not start the idle time anew
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return

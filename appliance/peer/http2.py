@@ -69,7 +69,10 @@ class BoundedH2(H2Protocol):
     async def handle(self, event: Event) -> None:
         """Take bytes, or the end of the connection."""
         await super().handle(event)
-        if isinstance(event, RawData) and overlong_frame(self.connection):
+        if isinstance(event, Closed):
+            for buffer in self.stream_buffers.values():
+                await buffer.close()  # a call may wait for room in it, and nobody would tell it any more
+        elif isinstance(event, RawData) and overlong_frame(self.connection):
             await self.send(Closed())
 
     async def say_goodbye(self) -> None:

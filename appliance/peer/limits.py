@@ -30,10 +30,14 @@ class CallLimits:
     """Patience with a transfer, beyond the time its bytes take at the slowest rate."""
     call_s: float = 60.0
     """Longest time a handler may take; above every long poll."""
-    held_bytes: int = 64 * 1024 * 1024
+    held_bytes: int = 128 * 1024 * 1024
     """Requests and answers in memory, all calls together; beyond it new calls hear ``busy``."""
     calls: int = 512
-    """Calls under way, all callers together."""
+    """Calls under way, all callers together. One caller may have a quarter of either."""
+
+
+PRODUCER_CALLS: Final = CallLimits(held_bytes=32 * 1024 * 1024, calls=256)
+"""Local producers send small requests, and share the box with everything else."""
 
 
 @dataclass(frozen=True, slots=True)

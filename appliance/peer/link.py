@@ -85,7 +85,7 @@ class _Call:
         self.scope.deadline += size / MIN_BYTES_PER_S
 
 
-class _Connection(h2.connection.H2Connection):
+class PatientConnection(h2.connection.H2Connection):
     """h2, except that a peer's goodbye does not end the calls it still finishes.
 
     h2 treats the first GOAWAY as the end of the connection and answers the rest of every answer with an error.
@@ -112,7 +112,7 @@ class Link:
         self._authority = authority
         self._limits = limits
         codes = h2.settings.SettingCodes
-        self._h2 = _Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+        self._h2 = PatientConnection(h2.config.H2Configuration(client_side=True, header_encoding=None))
         self._h2.local_settings = h2.settings.Settings(
             client=True,
             initial_values={

@@ -29,7 +29,7 @@ from appliance.peer.connect import Caller, ConnectApp, Scope
 from appliance.peer.connection import Connection, PeerConnection, http_config
 from appliance.peer.frames import quiet_frames
 from appliance.peer.identity import PeerIdentity, Registry, prove_identity
-from appliance.peer.limits import CallLimits, ConnectionLimits
+from appliance.peer.limits import PRODUCER_CALLS, CallLimits, ConnectionLimits
 from appliance.peer.methods import peer_methods, producer_methods
 from appliance.peer.tokens import bearer_token
 
@@ -69,7 +69,7 @@ class ProducerServerConfig:
     zone: ZoneId
     find_producer: Callable[[str], Producer | None]
     audit: AuditHook = log_audit
-    calls: CallLimits = field(default=CallLimits())
+    calls: CallLimits = PRODUCER_CALLS
     connections: ConnectionLimits = field(default=ConnectionLimits())
 
 
