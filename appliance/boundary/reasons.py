@@ -128,7 +128,7 @@ CATALOGUE: dict[Reason, ReasonText] = {
     _R.TOO_DEEP: _T("the object is nested too deeply", "flatten it; 32 levels are allowed"),
     _R.TOO_MANY_KEYS: _T("the object has too many keys", "split it into several facts; 4096 keys are allowed"),
     _R.TOO_LARGE: _T(
-        "the fact or request is too large", "a fact may have 262144 bytes; send large content as an artifact"
+        "the fact or request is too large", "a fact may have 262144 bytes; keep large content elsewhere and refer to it"
     ),
     _R.ZONE_MISMATCH: _T(
         "zone, addressee or producer does not match where the fact was published",

@@ -70,7 +70,7 @@ def verify(ctx: click.Context, folder: Path, zone: str | None, output: str) -> N
 
 
 def _row(zone: str, log: LogAudit) -> tuple[str, ...]:
-    verdict = "retired" if log.retired else "intact" if log.intact else f"{len(log.findings)} findings"
+    verdict = f"{len(log.findings)} findings" if log.findings else "retired" if log.retired else "intact"
     numbers = (log.facts, log.diverted, log.gaps, log.expired, log.confirmed)
     receipts = f"{log.receipts} ({log.countersigned} countersigned)"
     return (zone, log.origin, log.category, log.epoch[:8], *(str(number) for number in numbers), receipts, verdict)

@@ -142,8 +142,9 @@ def _run_in_foreground(layout: Layout) -> None:
     import trio
 
     from appliance.dev.environment import Environment
+    from appliance.dev.lock import holding_lock
     from appliance.dev.provision import open_environment
-    from appliance.dev.running import holding_lock, run_environment
+    from appliance.dev.running import run_environment
     from appliance.dev.supervisor import Step
 
     def show(progress: Progress) -> None:

@@ -167,8 +167,9 @@ def _opened(file: str) -> Iterator[IO[bytes]]:
     if file == "-":
         yield sys.stdin.buffer
         return
-    try:
-        with Path(file).open("rb") as opened:
-            yield opened
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{file}: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(Path(file).open("rb"))
+        except OSError as error:
+            raise RefusedError(Reason.BAD_INPUT, f"{file}: {error.strerror}") from error
+        yield opened

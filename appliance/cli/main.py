@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,13 +17,14 @@ from appliance.boundary.reasons import ExitCode
 from appliance.cli.output import OUTPUT_KEY, print_error
 
 COMMANDS: Final = {
-    "audit": "appliance.cli.audit:audit",
-    "demo": "appliance.cli.demo:demo",
-    "dev": "appliance.cli.dev:dev",
-    "fact": "appliance.cli.fact:fact",
-    "status": "appliance.cli.status:status",
+    "audit": ("appliance.cli.audit", "Prove what crossed."),
+    "demo": ("appliance.cli.demo", "Watch facts cross between two zones, on this machine."),
+    "dev": ("appliance.cli.dev", "Run a two-zone environment on this machine."),
+    "fact": ("appliance.cli.fact", "Append facts to a zone, and read the facts a zone has."),
+    "status": ("appliance.cli.status", "Show how both zones are, and what waits to cross."),
 }
-"""Where each command is; only the one that is called is imported."""
+"""Each command: the module that has it under its own name, and what it is for; only the one that is called is imported.
+"""
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as shells have it."""
 
@@ -40,21 +40,34 @@ class BsfgGroup(click.Group):
         """Import a command when it is asked for."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        command = getattr(import_module(module), name)
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{COMMANDS[cmd_name]} is no command")
+            raise TypeError(f"{cmd_name} is no command")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error of the product becomes text and exit code."""
         if os.environ.get("NO_COLOR"):
             ctx.color = False
         try:
-            return super().invoke(ctx)
+            outcome = super().invoke(ctx)
+            sys.stdout.flush()
         except BsfgError as error:
             print_error(error, as_json=ctx.meta.get(OUTPUT_KEY) == "json")
             ctx.exit(error.text.exit)
+        # The next two are click's to handle as well, but less quietly.
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:  # whoever read our output has enough
+            if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:  # what its buffer still has must go away
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(ExitCode.OK)
+        return outcome
 
     def main(
         self,
@@ -67,19 +80,14 @@ class BsfgGroup(click.Group):
         """Run to the end of the process."""
         try:
             outcome = super().main(args, prog_name or "bsfg", complete_var, standalone_mode=False, **extra)
-            sys.stdout.flush()
         except click.UsageError as error:
             _print_usage_error(error)
             sys.exit(ExitCode.USAGE)
         except click.ClickException as error:
             click.echo(f"error: {error.format_message()}", err=True)
             sys.exit(error.exit_code)
-        except (click.Abort, KeyboardInterrupt):
+        except click.Abort:
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:  # whoever read our output has enough
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(ExitCode.OK)
         sys.exit(outcome if isinstance(outcome, int) else ExitCode.OK)
 
 

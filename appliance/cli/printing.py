@@ -13,7 +13,7 @@ from typing import Final
 
 from appliance.boundary.names import Category, ZoneId
 from appliance.cli.reading import FactReader, StoredFact
-from appliance.cli.session import Patience, connect
+from appliance.cli.session import Patience, close, connect
 
 FOLLOW_S: Final = 0.25
 """Seconds between looks for new facts."""
@@ -70,7 +70,7 @@ def print_facts(
                     output.write(b"".join(map(form, facts)))
                     output.flush()
         finally:
-            await client.close()
+            await close(client)
 
     if table:
         output.write(HEADER)

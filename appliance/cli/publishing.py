@@ -24,10 +24,10 @@ from nats.aio.msg import Msg
 from appliance.boundary.errors import DeniedError
 from appliance.boundary.reasons import Reason
 from appliance.cli.lines import Prepared
-from appliance.cli.session import Patience, connect
+from appliance.cli.session import Patience, close, connect
 
-WINDOW: Final = 256
-"""Messages that may be unanswered."""
+WINDOW: Final = 1000
+"""Messages that may be unanswered: as many as the zone's node commits at once."""
 WINDOW_BYTES: Final = 8 * 1024 * 1024
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds without any answer after which the unanswered messages are sent again."""
@@ -124,7 +124,7 @@ class Publisher:
 
     async def __aexit__(self, *_: object) -> None:
         if self._client is not None:
-            await self._client.close()
+            await close(self._client)
 
     async def send(self, messages: Sequence[Prepared]) -> None:
         """Send messages in order; returns when all have been sent.

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 
 from appliance.boundary.errors import DeniedError, UnavailableError
 from appliance.boundary.reasons import Reason
 
-CONNECT_TIMEOUT: Final = 2.0
+CONNECT_TIMEOUT: Final = 2
 _RETRY: Final = 0.2
 
 
@@ -48,24 +48,39 @@ async def connect(
     :raises UnavailableError: ``broker_unavailable``.
     :raises DeniedError: ``bad_credential``.
     """
+    connected = False
 
-    async def quiet(_: Exception) -> None:
-        """What goes wrong is seen by whoever waits for an answer."""
+    async def heard(error: Exception) -> None:
+        # Left alone, the client would try the first connection for ever.
+        if not connected:
+            raise error
+        if on_error is not None:
+            await on_error(error)
 
     while True:
+        client = Client()
         try:
-            return await nats.connect(
+            await client.connect(
                 url,
                 name="bsfg",
-                error_cb=on_error or quiet,
+                error_cb=heard,
                 reconnected_cb=on_reconnect,
                 connect_timeout=CONNECT_TIMEOUT,
-                allow_reconnect=True,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=_RETRY,
+                reconnect_time_wait=_RETRY,  # type: ignore[arg-type] # it is slept, and may be a fraction
             )
+            connected = True
+            return client
         except (OSError, TimeoutError, nats.errors.Error) as error:
-            if "authorization" in str(error).lower():
+            await close(client)
+            if isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower():
                 raise DeniedError(Reason.BAD_CREDENTIAL, "the broker does not know this user") from error
             patience.check(error)
             await asyncio.sleep(_RETRY)
+
+
+async def close(client: Client) -> None:
+    """Hang up; that the broker hung up first is no error."""
+    # The last two: while it reconnects, the client writes to a transport that asyncio has taken apart (Python 3.12+).
+    with contextlib.suppress(OSError, nats.errors.Error, AttributeError, TypeError):
+        await client.close()

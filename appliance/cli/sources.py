@@ -10,6 +10,9 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import IO, Final
 
+from appliance.boundary.errors import RefusedError
+from appliance.boundary.reasons import Reason
+
 CHUNK: Final = 256 * 1024
 MAX_LINE: Final = 1024 * 1024
 """Bytes of a line; longer ones are given as :data:`TOO_LONG`. A fact is at most a quarter of this."""
@@ -64,7 +67,7 @@ async def read_lines(file: IO[bytes]) -> AsyncGenerator[list[Line], None]:
     """Lines as they come, several at a time.
 
     A thread of its own reads, because a pipe may keep it waiting for ever; nobody waits for the thread at the end.
-    :raises OSError: as the file says.
+    :raises RefusedError: ``bad_input``: it cannot be read to its end.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[bytes | OSError] = asyncio.Queue()
@@ -91,7 +94,7 @@ async def read_lines(file: IO[bytes]) -> AsyncGenerator[list[Line], None]:
             item = await queue.get()
             room.release()
             if isinstance(item, OSError):
-                raise item
+                raise RefusedError(Reason.BAD_INPUT, f"the input cannot be read: {item.strerror}")
             lines = splitter.feed(item) if item else splitter.finish()
             if lines:
                 yield lines

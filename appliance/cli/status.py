@@ -46,6 +46,8 @@ def status(folder: Path, output: str) -> None:
 def _read(folder: Path) -> Documents:
     from appliance.dev.environment import Environment
     from appliance.dev.layout import NODE, ZONES
+    from appliance.dev.lock import is_running
+    from appliance.dev.pids import ProcessIdentity
     from appliance.node.status import STALE_AFTER_S, StatusDocument
 
     layout = Environment.load(folder).layout
@@ -55,9 +57,12 @@ def _read(folder: Path) -> Documents:
             document = StatusDocument.read(layout.zone(zone).status_document)
             if document.age_s > STALE_AFTER_S:
                 raise UnavailableError(Reason.NOT_READY, f"{NODE[zone]} last spoke {age(document.age_s)} ago")
+            if ProcessIdentity.of(document.pid) is None:
+                raise UnavailableError(Reason.NOT_READY, f"{NODE[zone]} (pid {document.pid}) has ended")
             documents[zone] = document
         except UnavailableError as error:
-            documents[zone] = error
+            # Nobody starts it again when there is no supervisor; then another hint is right.
+            documents[zone] = error if is_running(layout) else UnavailableError(Reason.NOT_RUNNING, error.detail)
     return documents
 
 
@@ -156,15 +161,14 @@ def _progress(crossing: CrossingReport) -> list[str]:
 
 
 def _print_problems(documents: Documents) -> None:
-    lines = []
+    problems: dict[tuple[str, str], list[str]] = {}
     for zone, document in documents.items():
         if isinstance(document, UnavailableError):
-            lines.append(f"{zone}: {document}\n  hint: {document.hint}")
+            problems[f"{zone}: {document}", document.hint] = []
             continue
-        lines += [
-            f"{zone}: {p.where + ': ' if p.where else ''}{p.reason} ({p.detail})\n  hint: {p.hint}"
-            for p in document.problems
-        ]
-    click.echo("\nproblems" if lines else "\nno problems")
-    for line in lines:
-        click.echo(line)
+        for p in document.problems:  # one cause often shows in many places
+            problems.setdefault((f"{zone}: {p.reason} ({p.detail})", p.hint), []).append(p.where)
+    click.echo("\nproblems" if problems else "\nno problems")
+    for (text, hint), places in problems.items():
+        where = ", ".join(place for place in places if place)
+        click.echo(f"{text}{'; in ' + where if where else ''}\n  hint: {hint}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any, TypeVar
 
-import nats
 import nats.errors
 import trio
 from nats.aio.client import Client
@@ -24,6 +25,9 @@ from appliance.factlog.natswire import INBOX_PREFIX, Credentials
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 2.0
+CONNECT_ATTEMPTS = 2
+"""nats-py repeats also the first attempt, up to this often; a call must not use up its time with that."""
 
 
 class NatsIsland:
@@ -36,6 +40,7 @@ class NatsIsland:
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
         self._connecting: asyncio.Lock | None = None
+        self._calls: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats-island", daemon=True)
         self._thread.start()
 
@@ -57,19 +62,34 @@ class NatsIsland:
             return future.result()
         except APIError:
             raise
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except (nats.errors.Error, OSError, TimeoutError, CancelledError) as error:
+            # Cancelled without our doing: nats-py cancels what waits on a connection that it closes.
             raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{self._url}: {error!r}") from error
 
     def close(self) -> None:
-        """End the connection and the thread."""
-        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result(CALL_TIMEOUT_S)
+        """End the connection and the thread; calls that are still out fail. A broker that hangs is not waited for."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CALL_TIMEOUT_S)
+        self._thread.join()
         self._loop.close()
 
+    async def _end(self) -> None:
+        await _cancelled(self._calls)
+        with suppress(nats.errors.Error, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._disconnect()
+        await _cancelled(asyncio.all_tasks() - {asyncio.current_task()})
+
     async def _run(self, function: Callable[[Client], Awaitable[T]], timeout_s: float) -> T:
-        async with asyncio.timeout(timeout_s):
-            return await function(await self._connected())
+        task = asyncio.current_task()
+        if task is None:
+            raise AssertionError("a coroutine runs in a task")
+        self._calls.add(task)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await function(await self._connected())
+        finally:
+            self._calls.discard(task)
 
     async def _connected(self) -> Client:
         if self._connecting is None:
@@ -77,22 +97,41 @@ class NatsIsland:
         async with self._connecting:
             if self._client is None or not self._client.is_connected:
                 await self._disconnect()
-                self._client = await nats.connect(
-                    self._url,
-                    user=self._credentials.user,
-                    password=self._credentials.password,
-                    name=self._name,
-                    inbox_prefix=INBOX_PREFIX,
-                    allow_reconnect=False,
-                    connect_timeout=2,
-                    error_cb=_ignore,
-                )
+                self._client = await self._connect()
             return self._client
+
+    async def _connect(self) -> Client:
+        client = Client()
+        try:
+            await client.connect(
+                self._url,
+                user=self._credentials.user,
+                password=self._credentials.password,
+                name=self._name,
+                inbox_prefix=INBOX_PREFIX,
+                allow_reconnect=False,
+                connect_timeout=2,
+                max_reconnect_attempts=CONNECT_ATTEMPTS - 1,
+                reconnect_time_wait=0.1,  # type: ignore[arg-type] # it sleeps for it
+                error_cb=_ignore,
+            )
+        except BaseException:
+            await client.close()
+            raise
+        return client
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
             await client.close()
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    ending = [task for task in tasks if task is not None]
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
 
 
 async def _ignore(error: Exception) -> None:

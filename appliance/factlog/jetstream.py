@@ -2,7 +2,8 @@
 """Logs on JetStream: pages in, pages out, over the wire client.
 
 Writing: a batch of :data:`ATOMIC_FROM` records or more goes as one atomic batch (one fsync for the page); fewer go
-pipelined, *every* one with its own expected sequence, so that behind a refused one all others are refused too.
+pipelined, *every* one with its own expected sequence and the record it must stand behind, so that behind a refused one
+all others are refused too.
 Reading: one memory consumer per (log, reader), ordered and without acknowledgements, made anew whenever it is asked
 for another place than it stands at. Settings and traps: ``docs/adr/0002-jetstream-as-the-log.md``.
 """
@@ -25,6 +26,7 @@ from appliance.factlog.natsproto import Delivery, header_block, publish
 from appliance.factlog.natswire import NatsWire
 from appliance.factlog.streams import (
     EPOCH_KEY,
+    MAX_RECORD_BYTES,
     StreamAdmin,
     dead_letter_config,
     forward_config,
@@ -49,6 +51,7 @@ _WRONG_LAST_SEQUENCE: Final = frozenset((10071, 10070))
 _FULL: Final = frozenset((10077, 10047, 10023, 10122))
 _STREAM_NOT_FOUND: Final = 10059
 _NO_MESSAGE: Final = 10037
+_TOO_LARGE: Final = 409
 
 
 class JetStreamLog:
@@ -143,11 +146,23 @@ class JetStreamLog:
         return StoredRecord(int(message["seq"]), delivery.subject, delivery.payload, delivery.headers())
 
     def _pipelined(self, records: Sequence[Record], after: int) -> Callable[[str], bytes]:
+        """Each record behind its own sequence, and behind the record before it.
+
+        The sequence alone would not do: when the log is ahead by one, because something late was stored, the first
+        record would be refused and the second would fit.
+        """
+        page = secrets.token_hex(8)
+
         def frames(reply: str) -> bytes:
-            return b"".join(
-                self._frame(record, reply, {"Nats-Expected-Last-Sequence": str(after + index)})
-                for index, record in enumerate(records)
-            )
+            parts = []
+            for index, record in enumerate(records):
+                control = {"Nats-Expected-Last-Sequence": str(after + index)}
+                if len(records) > 1:
+                    control["Nats-Msg-Id"] = f"{page}-{index}"
+                if index:
+                    control["Nats-Expected-Last-Msg-Id"] = f"{page}-{index - 1}"
+                parts.append(self._frame(record, reply, control))
+            return b"".join(parts)
 
         return frames
 
@@ -205,6 +220,8 @@ class _Reader:
             self.consumer = ""  # the broker restarted: memory consumers are gone with it
             await self._create()
             answers = await self._pull(limit, max_bytes)
+        if answers[0].status == _TOO_LARGE:  # the next record alone is more than max_bytes: it comes, alone
+            answers = await self._pull(1, MAX_RECORD_BYTES)
         records = [_stored(answer) for answer in answers if not answer.status]
         for record in records:
             if record.seq <= self.after:

@@ -106,23 +106,23 @@ class SqliteLedger:
     def open(cls, path: Path) -> SqliteLedger:
         """Open, or create with its schema.
 
-        :raises IntegrityError: ``ledger_damaged``: not a ledger, or not readable.
+        :raises UnavailableError: ``not_ready``: the disk is full, or the file cannot be opened now.
+        :raises IntegrityError: ``ledger_damaged``: not a ledger, not one of this program's, or not readable.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -16384")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            elif version != SCHEMA_VERSION:
-                raise IntegrityError(
-                    Reason.LEDGER_DAMAGED, f"{path}: schema {version}, this program has {SCHEMA_VERSION}"
-                )
-        except sqlite3.DatabaseError as error:
-            raise IntegrityError(Reason.LEDGER_DAMAGED, f"{path}: {error}") from error
+        except sqlite3.Error as error:
+            raise UnavailableError(Reason.NOT_READY, f"{path}: {error}") from error
+        try:
+            _prepare(connection, path)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise UnavailableError(Reason.NOT_READY, f"{path}: {error}") from error
+            if isinstance(error, sqlite3.DatabaseError):
+                raise IntegrityError(Reason.LEDGER_DAMAGED, f"{path}: {error}") from error
+            raise
         return cls(connection)
 
     def close(self) -> None:
@@ -287,6 +287,22 @@ class SqliteLedger:
         )
         return [(_receipt(log, row[:6]), Signature(row[6], row[7]) if row[6] is not None else None) for row in found]
 
+    async def views(self) -> list[LogId]:
+        """The logs that receipts name and that have no account: epochs of readers that diverged."""
+        found = await self._read(
+            "SELECT origin, category, epoch FROM receipts EXCEPT SELECT origin, category, epoch FROM logs", ()
+        )
+        return [LogId(ZoneId(origin), Category(category), epoch) for origin, category, epoch in found]
+
+    async def confirmed(self, log: LogId, receiver: ZoneId) -> int:
+        """The highest offset of a log that a receiver confirmed, be it under an epoch of its own; 0 without any."""
+        found = await self._read(
+            "SELECT coalesce(max(offset), 0) FROM receipts WHERE origin = ? AND category = ? AND receiver = ? AND "
+            "(epoch = ? OR epoch NOT IN (SELECT epoch FROM logs WHERE origin = ? AND category = ?))",
+            (log.origin, log.category, receiver, log.epoch, log.origin, log.category),
+        )
+        return int(found[0][0])
+
     async def incidents(self) -> list[tuple[int, Incident]]:
         """What happened to the logs, with the time in milliseconds since 1970, oldest first."""
         found = await self._read("SELECT at, reason, detail, facts FROM incidents ORDER BY id", ())
@@ -311,13 +327,26 @@ class SqliteLedger:
             raise IntegrityError(Reason.LEDGER_DAMAGED, str(error)) from error
 
 
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Settings of a connection, and the schema if the file is new."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA cache_size = -16384")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    elif version != SCHEMA_VERSION:
+        raise IntegrityError(Reason.LEDGER_DAMAGED, f"{path}: schema {version}, this program has {SCHEMA_VERSION}")
+
+
 def _transaction(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], object]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         change(connection)
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # after some errors, such as a full disk, SQLite has rolled back by itself
+            connection.execute("ROLLBACK")
         raise
 
 

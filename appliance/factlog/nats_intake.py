@@ -12,16 +12,19 @@ import json
 from functools import partial
 from typing import Final
 
-from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.intake import Intake, Outcome
 from appliance.boundary.names import Category, ZoneId, store_stream
 from appliance.boundary.producing import AppendOutcome, AppendResult, ProducedFact
-from appliance.boundary.reasons import CATALOGUE, RpcCode
+from appliance.boundary.reasons import CATALOGUE, Reason, RpcCode
 from appliance.factlog.natsproto import Delivery, publish
 from appliance.factlog.natswire import NatsWire
 
 ERROR_CODE: Final = 19000
 """``err_code`` of every refusal by the intake; outside the broker's own range. The reason decides."""
+
+_CONTROL: Final = ("nats-expected-", "nats-batch-", "nats-rollup", "nats-ttl", "nats-schedule", "nats-incr")
+"""Headers by which JetStream does more than store. Ignoring them would promise what is not done, so they are refused."""
 
 _HTTP: Final = {
     RpcCode.ALREADY_EXISTS: 409,
@@ -45,8 +48,11 @@ class NatsIntake:
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            header_id = delivery.headers().get("Nats-Msg-Id") if delivery.header else None
-            fact = ProducedFact(delivery.subject, delivery.payload, header_id)
+            headers = delivery.headers() if delivery.header else {}
+            if control := next((name for name in headers if name.lower().startswith(_CONTROL)), None):
+                self._answer(delivery.reply, RefusedError(Reason.UNSUPPORTED, f"the header {control[:64]}"))
+                continue
+            fact = ProducedFact(delivery.subject, delivery.payload, headers.get("Nats-Msg-Id"))
             self._intake.submit([fact], partial(self._answer, delivery.reply))
 
     def _answer(self, reply: str, outcome: Outcome) -> None:

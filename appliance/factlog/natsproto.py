@@ -16,6 +16,8 @@ from appliance.boundary.reasons import Reason
 
 MAX_CONTROL_LINE: Final = 64 * 1024
 """Longest line the parser accepts (INFO is the longest one)."""
+MAX_MESSAGE: Final = 64 * 1024 * 1024
+"""Largest message the parser waits for; also nats-server's own bound for max_payload."""
 
 _STATUS: Final = b"NATS/1.0"
 _CRLF: Final = b"\r\n"
@@ -118,19 +120,29 @@ def _message(line: bytes, buffer: bytes, body: int) -> tuple[Delivery | None, in
     parts = line.split()
     try:
         if parts[0] == b"HMSG":
-            head_size, size = int(parts[-2]), int(parts[-1])
+            head_size, size = _number(parts[-2]), _number(parts[-1])
             named = parts[1:-2]
         else:
-            head_size, size = 0, int(parts[-1])
+            head_size, size = 0, _number(parts[-1])
             named = parts[1:-1]
-        subject, sid = named[0].decode(), int(named[1])
+        if head_size > size or size > MAX_MESSAGE or not 2 <= len(named) <= 3:
+            raise ValueError("sizes or words do not fit")
+        subject, sid = named[0].decode(), _number(named[1])
         reply = named[2].decode() if len(named) > 2 else ""
     except (IndexError, ValueError) as error:
         raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"not a message line: {line[:80]!r}") from error
     end = body + size
     if len(buffer) < end + 2:
         return None, 0
+    if buffer[end : end + 2] != _CRLF:
+        raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"a message does not end where its line says: {line[:80]!r}")
     return Delivery(subject, sid, reply, buffer[body : body + head_size], buffer[body + head_size : end]), end + 2
+
+
+def _number(word: bytes) -> int:
+    if not word.isdigit():  # int() also takes signs and underscores; a negative size would be read for ever
+        raise ValueError(f"not a number: {word[:20]!r}")
+    return int(word)
 
 
 def _control(line: bytes) -> list[Event]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import trio
 
 from appliance.boundary.claims import Signal
-from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.errors import BsfgError, UnavailableError, first_error
 from appliance.boundary.reasons import Reason
 from appliance.factlog.natsproto import (
     Delivery,
@@ -101,7 +101,7 @@ class NatsWire:
                 await self._session()
             except* (BsfgError, OSError, trio.TooSlowError, trio.BrokenResourceError) as group:
                 if pause == RECONNECT_FIRST_S:
-                    _log.warning("broker %s:%d: %s", self._host, self._port, group.exceptions[0])
+                    _log.warning("broker %s:%d: %s", self._host, self._port, first_error(group))
             connected = self.connected
             self._disconnected()
             pause = RECONNECT_FIRST_S if connected else min(pause * 2, RECONNECT_LONGEST_S)

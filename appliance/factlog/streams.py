@@ -92,7 +92,7 @@ def _config(
         max_bytes=policy.max_bytes,
         max_age=policy.max_age_s or None,
         max_msg_size=MAX_RECORD_BYTES,
-        duplicate_window=1,  # we never send Nats-Msg-Id here: it would skip a record in silence
+        duplicate_window=1,  # the only Nats-Msg-Id here are random: a fact's own would skip a record in silence
         allow_atomic=True,
         allow_msg_ttl=True,
         allow_rollup_hdrs=True,
