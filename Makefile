@@ -6,7 +6,7 @@ python := .venv/bin/python
 simulations ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sim proto lock clean
+.PHONY: help setup demo test lint bench sim docs proto lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,6 +28,9 @@ bench: setup ## Measure catching up: in pages, fact by fact, and by JetStream mi
 
 sim: setup ## Run the whole simulation matrix (simulations=N for another number of runs)
 	@$(python) -m tests.sim --runs $(simulations)
+
+docs: setup ## Write the reference pages anew from the code
+	@$(python) tools/generate_docs.py
 
 proto: setup ## Generate the protobuf code from its source
 	@$(python) tools/generate_proto.py

@@ -132,7 +132,7 @@ class Crossing:
         answer = await self._sink.append_page(self._origin, self._probe())
         self._epoch, self._at = answer.epoch, answer.frontier
         self._credit = self._page_facts
-        self._receipt = answer.receipt
+        self._receipt, self._confirmed = answer.receipt, None  # either side may have forgotten the last one
         self._first_look = True
         return Event.LOCATED
 
@@ -229,10 +229,8 @@ class Crossing:
         self._credit = max(1, min(answer.credit_facts, self._page_facts))
         if answer.retry_after_ms > 0:
             await trio.sleep(answer.retry_after_ms / 1000)
-        if answer.receipt is not None:
-            self._receipt = answer.receipt
-            return Event.RECEIPT_DUE
-        return Event.COMMITTED
+        self._receipt = answer.receipt  # one from before this page says less
+        return Event.RECEIPT_DUE if answer.receipt is not None else Event.COMMITTED
 
     def _take_countersigned(self) -> Countersigned | None:
         countersigned, self._countersigned = self._countersigned, None
@@ -251,8 +249,8 @@ class Crossing:
 
     def _moved(self, error: PositionError) -> Event:
         _log.info("%s: %s", self.status.name, error)
-        if error.reason is Reason.LOG_DIVERGED:
-            self._epoch = error.epoch
+        if error.reason is Reason.LOG_DIVERGED or not error.epoch:
+            self._epoch = error.epoch  # none: the sink's newest is where to go on
         return Event.MOVED if error.reason is not Reason.TOO_MANY_EPOCHS else self._failed(error)
 
     def _failed(self, error: BsfgError) -> Event:

@@ -12,7 +12,11 @@ The split is by whose fault it is, because that decides who must act:
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from appliance.boundary.reasons import CATALOGUE, Reason, ReasonText
+
+E = TypeVar("E", bound=BaseException)
 
 
 class BsfgError(Exception):
@@ -73,3 +77,9 @@ class UnavailableError(BsfgError):
 
 class IntegrityError(BsfgError):
     """Stored facts, ledger or proofs contradict each other."""
+
+
+def first_error(group: BaseExceptionGroup[E]) -> E:
+    """One error out of those that nurseries have wrapped, however deep."""
+    error = group.exceptions[0]
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error

@@ -27,6 +27,7 @@ from appliance.boundary.records import (
     Record,
     forward_record,
     gap_marker,
+    gap_row,
     position_marker,
 )
 
@@ -81,6 +82,7 @@ def judge(
                 raise RefusedError(Reason.BAD_REQUEST, f"gap {item.first}-{item.last} behind {at.offset}")
             at = Position(item.last, head)
             result.records.append(gap_marker(item, at))
+            result.rows.append(gap_row(item, seq + len(result.records), head))
             result.gaps += 1
             continue
         if item.prev != at.offset or item.offset <= at.offset:
@@ -94,7 +96,7 @@ def judge(
         result.rows.append(_row(item, content, head, outcome, seq + len(result.records) if outcome == STORED else 0))
     if at != page.through:
         raise RefusedError(Reason.CHAIN_BROKEN, f"the page ends at {page.through.offset} with another chain head")
-    if page.facts and (not result.rows or result.rows[-1].outcome != STORED) and at != page.after:
+    if result.rows and result.rows[-1].seq == 0:  # neither a fact nor a gap at the page's end says where it ends
         result.records.append(position_marker(at))
     result.through = at
     return result

@@ -29,6 +29,8 @@ STORED: Final = "stored"
 DUPLICATE: Final = "duplicate"
 GONE: Final = "gone"
 """Outcome of a row that stands for a range nobody can read any more: up to its offset, from the row before it."""
+GAPS: Final = frozenset(GapReason)
+"""Outcomes of rows that stand for a gap its origin told: up to the row's offset, from the row before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,8 @@ def _position_text(position: Position) -> str:
 class LedgerRow:
     """One fact in a log's account.
 
-    ``outcome`` is ``stored``, ``duplicate`` (of another epoch), or the reason it was diverted for; ``head`` is the
+    ``outcome`` is ``stored``, ``duplicate`` (of another epoch), the reason it was diverted for, or one of
+    :data:`GAPS`: then the row is no fact, but outlives the log's own record of a gap. ``head`` is the
     chain with it. ``seq`` is its sequence in the local log (0 when it is not there).
     """
 
@@ -184,9 +187,26 @@ def row_of(record: StoredRecord, head: bytes) -> LedgerRow:
     return LedgerRow(offset, record.seq, subject.to, subject.producer, message_id, digest, head)
 
 
+def received_row(record: StoredRecord) -> LedgerRow | None:
+    """The ledger row of what stands in a forward buffer; none for a position marker.
+
+    :raises IntegrityError: ``log_damaged``: we did not write this record.
+    """
+    if record.is_fact:
+        return row_of(record, record.position.head)
+    if HEADER_GAP in record.headers:
+        return gap_row(parse_gap(record.headers[HEADER_GAP]), record.seq, record.position.head)
+    return None
+
+
 def gone_row(last: int, head: bytes) -> LedgerRow:
     """The row of a range that ends at ``last`` and was already gone from the log when its account was written."""
     return LedgerRow(last, 0, EVERYONE, ProducerId(""), MessageId(""), b"", head, GONE)
+
+
+def gap_row(gap: Gap, seq: int, head: bytes) -> LedgerRow:
+    """The row of a gap; ``seq`` is that of its marker."""
+    return LedgerRow(gap.last, seq, EVERYONE, ProducerId(""), MessageId(""), b"", head, gap.reason)
 
 
 @dataclass(frozen=True, slots=True)

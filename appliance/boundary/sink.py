@@ -3,8 +3,9 @@
 
 Theory of operation: one forward buffer per (origin, category, epoch), one writer. A page must start at the frontier,
 which is read from the log alone. :mod:`appliance.boundary.judging` decides what of it is stored and what is diverted; a
-diverted fact is *consumed*: it never stops the facts behind it. Order of writing: dead letters, log (facts and position
-in one batch), ledger, answer. A crash between any two repeats the same decisions and changes nothing twice.
+diverted fact is *consumed*: it never stops the facts behind it. Order of writing: dead letters, diverted rows of the
+ledger, log (facts and position in one batch), the whole page in the ledger, answer. A crash between any two repeats the
+same decisions and changes nothing twice.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from appliance.boundary.pages import (
     Countersigned,
     Page,
     PageAnswer,
+    Position,
     Receipt,
 )
 from appliance.boundary.policy import ZonePolicy
@@ -34,8 +36,9 @@ from appliance.boundary.reasons import Reason
 from appliance.boundary.records import (
     Incident,
     LogId,
+    StoredRecord,
     position_marker,
-    row_of,
+    received_row,
 )
 
 _log = logging.getLogger(__name__)
@@ -94,6 +97,9 @@ class ForwardBuffer:
             try:
                 for letter in judged.dead:
                     await self._logs.keep_dead_letter(letter)
+                if diverted := [row for row in judged.rows if row.seq == 0]:
+                    # The log will not hold these; without them nobody could compute its chain again after a crash.
+                    await self._ledger.record(self.log_id, diverted, self.frontier, self.seq)
                 seq = await log.append(judged.records, self.seq) if judged.records else self.seq
                 await self._ledger.record(self.log_id, judged.rows, judged.through, seq)
             except RefusedError:
@@ -134,14 +140,33 @@ class ForwardBuffer:
             # The log is an older copy: what it does not hold was not received, and its ids are free again.
             at, seq = (last.position if last is not None else START), state.last
             await self._ledger.truncate(self.log_id, at, seq)
+        if not await self._is_of(log, at, seq, last):
+            # The log was restored and then went on in another way: only what it holds now was received.
+            at, seq = START, 0
+            await self._ledger.truncate(self.log_id, at, seq)
         while seq < state.last:
             records = await log.read(seq, MAX_PAGE_FACTS, MAX_PAGE_BYTES)
             if not records:
                 break
-            rows = [row_of(record, record.position.head) for record in records if record.is_fact]
+            rows = [row for record in records if (row := received_row(record)) is not None]
             at, seq = records[-1].position, records[-1].seq
             await self._ledger.record(self.log_id, rows, at, seq)
+        if await self._ledger.rows(self.log_id, at.offset, 1):
+            await self._ledger.truncate(self.log_id, at, seq)  # diverted facts of a page that did not get into the log
         self.frontier, self.seq = at, state.last
+
+    async def _is_of(self, log: LogPort, at: Position, seq: int, last: StoredRecord | None) -> bool:
+        """Whether a position at a sequence belongs to this log, as far as what is left of it can tell."""
+        if last is None or seq == 0:
+            return True
+        if last.seq == seq:
+            return last.position == at
+        if last.seq < seq:  # retention has dropped what stood there: what stands before must be in the account
+            rows = await self._ledger.rows(self.log_id, last.position.offset - 1, 1)
+            return not rows or rows[0].offset != last.position.offset or rows[0].head == last.position.head
+        for record in await log.read(seq - 1, 1, MAX_PAGE_BYTES):
+            return record.position == at if record.seq == seq else record.position.offset > at.offset
+        return True
 
 
 class Sink:
@@ -167,6 +192,9 @@ class Sink:
         self._wall_clock_ms = wall_clock_ms
         self._note = note
         self._buffers: dict[LogId, ForwardBuffer] = {}
+        self._current: dict[tuple[ZoneId, Category], bytes] = {}
+        self._relocated: set[tuple[ZoneId, Category]] = set()
+        self._ended: set[tuple[bytes, int]] = set()
         self._levelled: set[tuple[ZoneId, Category]] = set()
         self._opening = trio.Lock()
 
@@ -177,6 +205,9 @@ class Sink:
             raise DeniedError(Reason.ZONE_MISMATCH, f"{sender} sent a page of {page.origin}")
         if countersigned is not None:
             await self._take_countersigned(sender, countersigned)
+        if page.epoch and (sender, page.category) not in self._current:
+            # Between two lives an older copy may have been restored: a transfer must start from what is here now.
+            raise PositionError(Reason.OUT_OF_ORDER, "ask for the newest epoch first")
         if page.is_probe:
             return await self._frontier(LogId(sender, page.category, page.epoch))
         buffer = await self._buffer(LogId(sender, page.category, page.epoch), page)
@@ -194,9 +225,14 @@ class Sink:
         """Answer a probe: how far a log was received; without an epoch, the newest one known."""
         epochs = await self._logs.forward_epochs(log.origin, log.category)
         if not log.epoch:
+            self._current[log.origin, log.category] = epochs[-1] if epochs else b""
+            self._relocated.add((log.origin, log.category))
             if not epochs:
                 return PageAnswer(b"", START)
             log = LogId(log.origin, log.category, epochs[-1])
+        async with self._opening:
+            await self._level(log.origin, log.category)
+            await self._change_to(log, epochs)
         if log.epoch not in epochs:
             return PageAnswer(log.epoch, START)
         buffer = self._buffers.setdefault(log, self._new_buffer(log))
@@ -210,16 +246,12 @@ class Sink:
     async def _buffer(self, log: LogId, page: Page) -> ForwardBuffer:
         async with self._opening:
             await self._level(log.origin, log.category)
-            if log in self._buffers:
+            if log in self._buffers and log.epoch == self._current[log.origin, log.category]:
                 return self._buffers[log]
             epochs = await self._logs.forward_epochs(log.origin, log.category)
-            if log.epoch not in epochs:
-                if page.after != START:
-                    raise PositionError(Reason.OUT_OF_ORDER, "this epoch starts at 0", epoch=log.epoch)
-                if len(epochs) >= MAX_EPOCHS:
-                    raise PositionError(Reason.TOO_MANY_EPOCHS, f"{len(epochs)} of {log.origin} {log.category}")
-                if epochs:
-                    await self._diverged(log, epochs[-1])
+            if log.epoch not in epochs and page.after != START:
+                raise PositionError(Reason.OUT_OF_ORDER, "this epoch starts at 0", epoch=log.epoch)
+            await self._change_to(log, epochs)
             return self._buffers.setdefault(log, self._new_buffer(log))
 
     async def _level(self, origin: ZoneId, category: Category) -> None:
@@ -242,6 +274,29 @@ class Sink:
                 async with buffer.lock:
                     await buffer.settled()
 
+    async def _change_to(self, log: LogId, epochs: Sequence[bytes]) -> None:
+        """When a transfer goes on with another log than it was told, the one before has ended: that is said once.
+
+        To a log that is known here it can only go back after it asked anew where to go on; before that, it is an old
+        request that was late.
+        """
+        transfer = (log.origin, log.category)
+        current = self._current[transfer]
+        if log.epoch == current:
+            return
+        known = [account.id.epoch for account in await self._ledger.logs(log.origin, log.category)]
+        is_known = log.epoch in known or log.epoch in epochs
+        if is_known and transfer not in self._relocated:
+            return
+        if not is_known and max(len(known), len(epochs)) >= MAX_EPOCHS:
+            raise PositionError(Reason.TOO_MANY_EPOCHS, f"{len(known)} of {log.origin} {log.category}")
+        if current in epochs:
+            await self._diverged(log, current)
+        if not is_known:
+            await self._ledger.record(log, [], START, 0)
+        self._current[transfer] = log.epoch
+        self._relocated.discard(transfer)
+
     def _new_buffer(self, log: LogId) -> ForwardBuffer:
         return ForwardBuffer(log, self._policy.zone, self._logs, self._ledger, self._claims)
 
@@ -251,6 +306,8 @@ class Sink:
         async with buffer.lock:
             await buffer.mark()
         ended = buffer.frontier.offset
+        if (previous, ended) in self._ended:
+            return
         incident = Incident(
             Reason.LOG_DIVERGED,
             f"{log.origin} {log.category}: epoch {previous.hex()[:8]} ended at {ended}, epoch {log.epoch.hex()[:8]} "
@@ -266,6 +323,7 @@ class Sink:
         _log.warning("%s", incident.detail)
         await self._ledger.note(incident)
         self._note(incident)
+        self._ended.add((previous, ended))
 
     def _out_of_order(self, buffer: ForwardBuffer, page: Page) -> PositionError:
         return PositionError(

@@ -29,9 +29,9 @@ from appliance.boundary.pages import (
     Receipt,
     Signature,
     link,
-    link_fact,
     link_gap,
 )
+from appliance.boundary.paths import Ways
 from appliance.boundary.policy import ZonePolicy
 from appliance.boundary.ports import KeysPort, LedgerPort, LogPort
 from appliance.boundary.reasons import Reason
@@ -96,11 +96,10 @@ class Source:
             raise RefusedError(Reason.BAD_RECEIPT, "the signature is not the receiver's")
         store = self._stores[receipt.category]
         await store.settled()
-        position = await self._position_at(reader, store, store.log_id(receipt.epoch), receipt.through.offset)
-        if position != receipt.through:
+        view = store.log_id(receipt.epoch)
+        if not await self._was_served(reader, store, view, receipt.through):
             raise RefusedError(Reason.BAD_RECEIPT, f"offset {receipt.through.offset} has another chain head here")
         countersignature = self._keys.sign(receipt.statement())
-        view = store.log_id(receipt.epoch)
         last = await self._ledger.last_receipt(view, reader)
         if last is None or receipt.through.offset >= last.through.offset or (reader, view) in self._regressed:
             await self._ledger.put_receipt(receipt, countersignature)
@@ -114,10 +113,7 @@ class Source:
     ) -> None:
         if after == self._served.get((reader, view)):
             return
-        if after == START:
-            await self._note_regress(reader, view, after)
-            return
-        if await self._position_at(reader, store, view, after.offset) == after:
+        if after == START or await self._was_served(reader, store, view, after):
             await self._note_regress(reader, view, after)
             return
         epoch = await log.roll_epoch(reader)
@@ -141,30 +137,36 @@ class Source:
                 {"peer": reader, "category": view.category},
             )
 
-    async def _position_at(self, reader: ZoneId, store: StoreBuffer, view: LogId, offset: int) -> Position | None:
-        """The reader's position at an offset: from its newest receipt below, along rows and served gaps."""
+    async def _was_served(self, reader: ZoneId, store: StoreBuffer, view: LogId, position: Position) -> bool:
+        """Whether this is where the reader must stand, by what it was served up to there.
+
+        Its newest receipt shortens the way; a reader that was refilled may have come another way than before it.
+        """
         account = await self._account(store, view)
-        if account is None or offset > account.through.offset:
-            return None
+        if account is None or position.offset > account.through.offset:
+            return False
         receipt = await self._ledger.last_receipt(view, reader)
-        at = receipt.through if receipt is not None and receipt.through.offset <= offset else START
-        gaps = [g for g in await self._ledger.served_gaps(view, reader) if at.offset < g.last <= offset]
-        head, reached = at.head, at.offset
-        while reached < offset:
+        if receipt is not None and receipt.through.offset <= position.offset:
+            if await self._leads(receipt.through, position, reader, store, view):
+                return True
+        return await self._leads(START, position, reader, store, view)
+
+    async def _leads(
+        self, start: Position, position: Position, reader: ZoneId, store: StoreBuffer, view: LogId
+    ) -> bool:
+        """Whether a reader can have come from one position to another along rows and served gaps."""
+        ways = Ways(start, await self._ledger.served_gaps(view, reader))
+        reached = start.offset
+        while reached < position.offset:
             rows = await self._rows(store, view, reached, MAX_PAGE_FACTS, reader)
             for row in rows:
-                if row.offset > offset:
+                if row.offset > position.offset:
                     break
-                while gaps and gaps[0].first <= row.offset:
-                    head = link_gap(head, gaps[0])
-                    reached = gaps.pop(0).last
-                if row.offset > reached:
-                    head, reached = link_fact(head, row.offset, row.digest), row.offset
-            if not rows or rows[-1].offset > offset or len(rows) < MAX_PAGE_FACTS:
+                ways.take(row.offset, row.digest)
+            if len(rows) < MAX_PAGE_FACTS:
                 break
-        for gap in gaps:
-            head, reached = link_gap(head, gap), gap.last
-        return Position(reached, head) if reached == offset else None
+            reached = rows[-1].offset
+        return ways.lead_to(position)
 
     async def _account(self, store: StoreBuffer, view: LogId) -> LedgerLog | None:
         """The account behind a view: a reader with an epoch of its own is served from the log's current account."""
@@ -216,8 +218,15 @@ class Source:
         if rows[0].offset >= first:
             raise IntegrityError(Reason.LOG_DAMAGED, f"{view.category}: fact {rows[0].offset} is missing from the log")
         gap = Gap(after + 1, first - 1, GapReason.RETENTION)  # one gap for all that is gone, however much it is
-        await self._ledger.put_served_gaps(view, reader, after, [gap])
+        await self._tell(view, reader, gap)
         return (gap,), [row for row in rows if row.offset >= first]
+
+    async def _tell(self, view: LogId, reader: ZoneId, gap: Gap) -> None:
+        """Remember a gap before it is served, beside those told in other answers to the same reader."""
+        told = await self._ledger.served_gaps(view, reader)
+        if gap not in told:
+            after = gap.first - 1
+            await self._ledger.put_served_gaps(view, reader, after, [*(g for g in told if g.last > after), gap])
 
     # -- logs that were replaced -------------------------------------------------------------------------------------
 
@@ -240,7 +249,7 @@ class Source:
             following = await self._unclosed(reader, store, epoch) or current
             raise PositionError(Reason.LOG_DIVERGED, f"epoch {epoch.hex()[:8]} has ended", epoch=following)
         gap = Gap(after.offset + 1, account.through.offset, GapReason.LOG_LOST)
-        await self._ledger.put_served_gaps(account.id, reader, after.offset, [gap])
+        await self._tell(account.id, reader, gap)
         through = Position(gap.last, link_gap(after.head, gap))
         return Page(self._policy.zone, store.category, epoch, after, through, gaps=(gap,))
 

@@ -34,6 +34,7 @@ from appliance.boundary.reasons import Reason
 from appliance.boundary.records import (
     Incident,
     KnownId,
+    LedgerLog,
     LedgerRow,
     LogId,
     gone_row,
@@ -229,10 +230,10 @@ class StoreBuffer:
         log = await self._logs.open_store(self.category)
         state = await log.state()
         account = await self._ledger.log(self.log_id(log.epoch))
-        if account is not None and (account.seq > state.last or account.retired):
+        if account is not None and (account.retired or not await self._is_of(log, account, state.last)):
             # The ledger was entered after the log was fsynced, so this log lost its end: an older copy was restored.
-            # So it was when a log comes back that had been replaced.
-            await self._retire(log.epoch, account.seq, kept=state.last)
+            # So it was when a log comes back that had been replaced, or that went on in another way since.
+            await self._retire(log.epoch, account.seq, kept=state.last if account.seq > state.last else 0)
             await log.roll_epoch(None)
             account = None
         for old in await self._ledger.logs(self.zone, self.category):
@@ -243,18 +244,25 @@ class StoreBuffer:
         self._log, self._damaged = log, False
         self.changed.fire()
 
+    @staticmethod
+    async def _is_of(log: LogPort, account: LedgerLog, last: int) -> bool:
+        """Whether an account is of this log: the log reaches as far, and has the same chain there."""
+        if account.seq > last:
+            return False
+        records = await log.read(account.seq - 1, 1, MAX_PAGE_BYTES) if account.seq else []
+        return not records or records[0].seq != account.seq or records[0].chain == account.through.head
+
     async def _retire(self, epoch: bytes, last: int, kept: int) -> None:
+        if kept < last:  # told first: after a crash in between it is told once more, and never forgotten
+            incident = Incident(
+                Reason.LOG_LOST,
+                f"{self.category}: facts {kept + 1} to {last} of epoch {epoch.hex()[:8]} are no longer in the log",
+                {"category": self.category, "epoch": epoch.hex(), "first": str(kept + 1), "last": str(last)},
+            )
+            _log.error("%s", incident.detail)
+            await self._ledger.note(incident)
+            self._note(incident)
         await self._ledger.retire(self.log_id(epoch), kept)
-        if kept >= last:
-            return  # nothing was lost
-        incident = Incident(
-            Reason.LOG_LOST,
-            f"{self.category}: facts {kept + 1} to {last} of epoch {epoch.hex()[:8]} are no longer in the log",
-            {"category": self.category, "epoch": epoch.hex(), "first": str(kept + 1), "last": str(last)},
-        )
-        _log.error("%s", incident.detail)
-        await self._ledger.note(incident)
-        self._note(incident)
 
     async def _follow(self, log: LogPort, last: int) -> None:
         """Enter what the log holds behind the ledger's end, page by page; what is gone from it by now too."""

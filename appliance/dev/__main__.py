@@ -20,7 +20,8 @@ import trio
 
 from appliance.boundary.errors import BsfgError
 from appliance.dev.layout import Layout
-from appliance.dev.running import holding_lock, run_environment
+from appliance.dev.lock import holding_lock
+from appliance.dev.running import run_environment
 from appliance.dev.supervisor import ChildFailedError, Progress, Step
 
 

@@ -8,11 +8,11 @@ is asked of the other zone, and nothing is changed.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import trio
 
-from appliance.boundary.errors import UnavailableError
+from appliance.boundary.errors import BsfgError, UnavailableError, first_error
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.brokers.binary import find_broker
@@ -36,11 +36,18 @@ CONNECT_TIMEOUT_S = 5.0
 async def audit(environment: Environment, zone: ZoneId) -> list[LogAudit]:
     """The findings for every log of a zone.
 
-    :raises UnavailableError: its broker neither runs nor can be started.
+    :raises UnavailableError: its broker neither runs nor can be started, or refuses us.
     :raises IntegrityError: ``ledger_damaged``.
     """
-    files = environment.layout.zone(zone)
-    config = NodeConfig.load(files.node_config)
+    try:
+        return await _audit(environment, zone)
+    except* BsfgError as errors:
+        failed = first_error(errors)
+    raise failed  # not in the clause above: what is raised there comes out as a group
+
+
+async def _audit(environment: Environment, zone: ZoneId) -> list[LogAudit]:
+    config = NodeConfig.load(environment.layout.zone(zone).node_config)
     ledger_file = config.state_dir / "ledger.db"
     if not ledger_file.exists():
         raise UnavailableError(Reason.NOT_READY, f"{ledger_file} is not there; the zone has never run")
@@ -51,15 +58,15 @@ async def audit(environment: Environment, zone: ZoneId) -> list[LogAudit]:
         nursery.start_soon(wire.run)
         with trio.move_on_after(CONNECT_TIMEOUT_S):
             await wire.wait_connected()
+        if not wire.connected:
+            raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{endpoint.host}:{endpoint.port} lets nobody in")
         island = NatsIsland(endpoint.host, endpoint.port, agent, name="bsfg-audit-admin")
-        ledger = SqliteLedger.open(ledger_file)
-        try:
+        with closing(island), closing(SqliteLedger.open(ledger_file)) as ledger:
             logs = JetStreamLogs(config.policy, wire, StreamAdmin(island))
-            return await audit_zone(zone, logs, ledger, SoftwareKeys.load(zone, config.pki_dir))
-        finally:
-            ledger.close()
-            island.close()
-            nursery.cancel_scope.cancel()
+            keys = SoftwareKeys.load(zone, config.pki_dir)
+            results = await audit_zone(config.policy, logs, ledger, keys)
+        nursery.cancel_scope.cancel()
+    return results
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ import trio
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
-from appliance.dev.pids import ProcessIdentity, die_with_parent
+from appliance.dev import tether
+from appliance.dev.pids import ProcessIdentity
 from appliance.dev.restarts import RestartPolicy, Restarts
 
 _log = logging.getLogger(__name__)
@@ -100,10 +102,7 @@ class Child:
         try:
             while True:
                 began = time.monotonic()
-                try:
-                    await self._run_once()
-                except OSError as error:
-                    self.last_end = f"cannot be started: {error.strerror}"
+                await self._run_once()
                 if not self.was_ready.is_set():
                     self.starts_failed += 1
                 pause = self.restarts.pause_after(time.monotonic() - began)
@@ -147,14 +146,13 @@ class Child:
             log.replace(log.with_name(log.name + ".1"))
         with log.open("ab") as output:
             return subprocess.Popen(
-                self.spec.argv,
+                [*tethered(), *self.spec.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=self.spec.env,
                 cwd=self.spec.cwd,
                 process_group=0,  # a Ctrl-C at the terminal is the supervisor's to hear
-                preexec_fn=die_with_parent(),  # noqa: PLW1509 - only system calls, looked up before
             )
 
     async def _probe(self, pid: int) -> None:
@@ -182,6 +180,14 @@ class Child:
     def _clear_volatile(self) -> None:
         for path in self.spec.volatile:
             path.unlink(missing_ok=True)
+
+
+def tethered() -> list[str]:
+    """What stands before a command, so that the kernel kills it when this process ends, however that ends.
+
+    The kernel means the *thread* that made the child, so children must be made by a thread that lives as long as they.
+    """
+    return [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
 
 
 def describe_end(returncode: int) -> str:

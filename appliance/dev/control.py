@@ -164,7 +164,7 @@ def socket_address(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def ask(path: Path, request: Request, timeout: float = 10.0) -> dict[str, Any]:
+def ask(path: Path, request: Request, timeout: float = 20.0) -> dict[str, Any]:
     """Ask the supervisor behind a socket file; blocking.
 
     :raises UnavailableError: ``not_running``; BsfgError: what it refused with.

@@ -17,9 +17,11 @@ from appliance.dev.child import STOP_GRACE
 from appliance.dev.control import DownRequest, Request, StatusRequest, SupervisorStatus, ask
 from appliance.dev.environment import Environment
 from appliance.dev.layout import Layout
+from appliance.dev.lock import holding_lock, is_running
+from appliance.dev.pids import wait_until_gone
 from appliance.dev.processes import python_command, python_environment
 from appliance.dev.provision import open_environment
-from appliance.dev.running import SUPERVISOR, end_leftovers, holding_lock, is_running, purge, remembered
+from appliance.dev.running import SUPERVISOR, end_leftovers, purge, remembered
 from appliance.dev.supervisor import ChildFailedError, Progress, Step
 
 _DOWN_TIMEOUT: Final = 4 * STOP_GRACE
@@ -32,9 +34,8 @@ def start_detached(layout: Layout, report: Callable[[Progress], None]) -> Enviro
     :raises UnavailableError: ``already_running``, ``port_taken``, ``bad_environment``, ``child_failed``, ...
     """
     open_environment(layout)  # refuses a folder that is something else before anything is put into it
-    if is_running(layout):
-        raise UnavailableError(Reason.ALREADY_RUNNING, str(layout.root))
-    layout.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with holding_lock(layout):  # sees that its folder can be written, too
+        layout.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as channel:
         try:
@@ -109,8 +110,11 @@ def _end_supervisor(layout: Layout) -> None:
     deadline = time.monotonic() + patience
     while is_running(layout) and time.monotonic() < deadline:
         time.sleep(0.05)
-    if is_running(layout) and identity is not None:
+    if identity is None:
+        return
+    if is_running(layout):
         identity.end(grace=STOP_GRACE)
+    wait_until_gone(identity, STOP_GRACE)  # the lock is released a moment before the process has ended
 
 
 def tail(path: Path, lines: int = 12) -> str:

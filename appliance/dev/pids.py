@@ -7,18 +7,15 @@ that is meant or nobody.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_PR_SET_PDEATHSIG: Final = 1
 _START_TIME_FIELD: Final = 22 - 3
 """Of ``/proc/PID/stat``, counted behind the command name, which may hold anything."""
 
@@ -103,19 +100,3 @@ def wait_until_gone(identity: ProcessIdentity, timeout: float) -> bool:
             return False
         time.sleep(0.02)
     return True
-
-
-def die_with_parent() -> Callable[[], None]:
-    """What a child runs before its program: the kernel kills it when its parent ends, however that ends.
-
-    The kernel means the *thread* that made the child, so children must be made by a thread that lives as long as they.
-    """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up now: the child must not touch the loader
-    parent = os.getpid()
-
-    def arrange() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:  # it ended before the arrangement
-            os._exit(1)
-
-    return arrange

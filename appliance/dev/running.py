@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import logging
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final
 
 import trio
 
-from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.errors import BsfgError, UnavailableError, first_error
 from appliance.boundary.reasons import Reason
 from appliance.brokers.binary import find_broker
 from appliance.dev.child import STOP_GRACE
@@ -27,43 +24,12 @@ from appliance.dev.link import SimulatedLink, Tunnel
 from appliance.dev.pids import ProcessIdentity
 from appliance.dev.processes import child_specs
 from appliance.dev.provision import open_environment, provision, taken_ports, write_document
-from appliance.dev.supervisor import Identities, Progress, Supervisor, first_error
+from appliance.dev.supervisor import Identities, Progress, Supervisor
 from appliance.keys.files import PRIVATE, write_atomically
 
 _log = logging.getLogger(__name__)
 
 SUPERVISOR: Final = "supervisor"
-_LOCK_WAIT: Final = 1.0
-"""Seconds to try for the lock: whoever only looks whether it is held holds it for a moment."""
-
-
-@contextlib.contextmanager
-def holding_lock(layout: Layout) -> Iterator[None]:
-    """Be the only supervisor of a folder. :raises UnavailableError: ``already_running``."""
-    layout.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    deadline = time.monotonic() + _LOCK_WAIT
-    with layout.lock.open("ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise UnavailableError(Reason.ALREADY_RUNNING, str(layout.root)) from error
-                time.sleep(0.05)
-        yield
-
-
-def is_running(layout: Layout) -> bool:
-    """Whether a supervisor lives in a folder: the kernel holds its lock, however it ends."""
-    try:
-        with layout.lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def remembered(layout: Layout) -> dict[str, ProcessIdentity]:
@@ -92,7 +58,10 @@ def make_ready(layout: Layout) -> Environment:
     :raises UnavailableError: ``bad_environment``, ``port_taken``.
     """
     environment = open_environment(layout)
-    provision(environment)
+    try:
+        provision(environment)
+    except OSError as error:
+        raise UnavailableError(Reason.BAD_ENVIRONMENT, f"{error.filename}: {error.strerror}") from error
     if taken := taken_ports(environment):
         names = ", ".join(f"{port} ({name})" for name, port in taken.items())
         raise UnavailableError(Reason.PORT_TAKEN, f"{HOST}: {names}; ports stand in {layout.document}")

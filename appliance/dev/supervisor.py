@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import trio
 
-from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
+from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError, first_error
 from appliance.boundary.reasons import Reason
 from appliance.dev.child import Child, ChildSpec, ChildState
 from appliance.dev.control import (
@@ -48,7 +48,9 @@ GIVE_UP_AFTER: Final = 3
 """How often a process may end before it is ready while the environment comes up."""
 READY_TIMEOUT: Final = 90.0
 """Seconds until all processes must have been ready."""
-_REQUEST_TIMEOUT: Final = 5.0
+_REQUEST_TIMEOUT: Final = 15.0
+_KILL_PATIENCE: Final = 8.0
+"""Seconds to wait for a process that is just being started again, before it can be killed."""
 
 
 class Step(StrEnum):
@@ -172,12 +174,18 @@ class Supervisor:
             case KillRequest(name):
                 if name not in self._children:
                     raise RefusedError(Reason.BAD_INPUT, f"process {name!r}: {', '.join(self._children)}")
-                pid = self._children[name].kill()
+                pid = await self._kill(self._children[name])
                 _log.info("%s (pid %d) is killed as asked", name, pid)
                 return {"pid": pid}
             case DownRequest():
                 self.down()
                 return {}
+
+    async def _kill(self, child: Child) -> int:
+        with trio.move_on_after(_KILL_PATIENCE):
+            while child.pid is None:
+                await self._changed.wait()
+        return child.kill()
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
@@ -275,9 +283,3 @@ class Supervisor:
                 except BsfgError as error:
                     answer = encode_error(error)
                 await stream.send_all(answer)
-
-
-def first_error(group: BaseExceptionGroup[BsfgError]) -> BsfgError:
-    """One error out of those that nurseries have wrapped."""
-    error = group.exceptions[0]
-    return first_error(error) if isinstance(error, BaseExceptionGroup) else error

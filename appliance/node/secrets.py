@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import parse_category, parse_producer
 from appliance.boundary.producing import Producer
 from appliance.boundary.reasons import Reason
 from appliance.factlog.natswire import Credentials
+
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 def load_credentials(path: Path) -> tuple[Credentials, Credentials]:
@@ -31,14 +34,29 @@ def load_producers(path: Path) -> dict[bytes, Producer]:
     producers = {}
     for number, (digest, entry) in enumerate(_load(path).items(), start=1):
         try:
-            if len(key := bytes.fromhex(digest)) != 32 or not isinstance(entry, dict):
-                raise RefusedError(Reason.BAD_INPUT, "the key is the SHA-256 of the token, the value an object")
-            categories = entry.get("categories")
-            allowed = None if categories is None else frozenset(parse_category(name) for name in categories)
-            producers[key] = Producer(parse_producer(entry["producer"]), allowed)
-        except (KeyError, ValueError, TypeError, RefusedError) as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: entry {number}: {error}") from error
+            producers[_digest(digest)] = _producer(entry)
+        except RefusedError as error:
+            raise RefusedError(Reason.BAD_INPUT, f"{path}: entry {number}: {error.detail}") from error
     return producers
+
+
+def _digest(text: str) -> bytes:
+    if not _SHA256.fullmatch(text):
+        raise RefusedError(Reason.BAD_INPUT, "the key is the SHA-256 of the token, in hex")
+    return bytes.fromhex(text)
+
+
+def _producer(entry: Any) -> Producer:
+    if not isinstance(entry, dict) or not isinstance(entry.get("producer"), str):
+        raise RefusedError(Reason.BAD_INPUT, "the value is an object with the producer's name")
+    if unknown := sorted(entry.keys() - {"producer", "categories"}):
+        raise RefusedError(Reason.BAD_INPUT, f"unknown field {unknown[0]!r}")
+    categories = entry.get("categories")
+    if categories is None:
+        return Producer(parse_producer(entry["producer"]))
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
+        raise RefusedError(Reason.BAD_INPUT, "categories must be a list of names")
+    return Producer(parse_producer(entry["producer"]), frozenset(parse_category(name) for name in categories))
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class ZoneRuntime:
             failed = first_error(errors)
             if failed not in self._problems.values():
                 self._problems["start"] = failed
-            self.status().write(self.config.status_dir)
+            self._write_status(self.status())
             raise
         finally:
             self._manager.stopping()
@@ -247,12 +247,19 @@ class ZoneRuntime:
             counts[AppendOutcome.INVALID],
         )
 
+    def _write_status(self, document: StatusDocument) -> None:
+        """A full disk stops the reports, not the work."""
+        try:
+            document.write(self.config.status_dir)
+        except OSError as error:
+            _log.warning("status document: %s", error)
+
     async def _publish_status(
         self, describe: Callable[[], tuple[Sequence[CrossingReport], Sequence[PeerStatus], Sequence[Problem]]]
     ) -> None:
         while True:
             document = self.status(*describe())
-            await trio.to_thread.run_sync(document.write, self.config.status_dir)
+            await trio.to_thread.run_sync(self._write_status, document)
             self._manager.alive(ready=document.ready, text=f"{document.mode}, {len(document.problems)} problems")
             with trio.move_on_after(STATUS_EVERY_S):
                 await self.changed.next().wait()

@@ -61,7 +61,8 @@ class Excuses:
         if copy == store:
             return book.hit_since(store, invoked)
         views = self.case.views.get(store)
-        if views and fact in views[-1].facts:
+        entry = views[-1].facts.get(fact) if views else None
+        if entry is not None and not entry.poison:  # what is spoilt at its origin cannot be served by it
             return False
         trims = book.retentions.get((copy.origin, copy.category))
         return book.hit_since(store, invoked) or trims is True or (trims is not None and book.hit_since(copy, invoked))

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of every process at random moments, under load in both directions, with cuts of the link in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Final
+
+from appliance.boundary.names import EVERYONE, ZoneId
+from appliance.dev.layout import ZONES, ProcessName
+from appliance.dev.link import Cut
+from tests.service.world.judgement import Tell, conclude
+from tests.service.world.producers import Producer
+from tests.service.world.seeds import LONG, seed_of
+from tests.service.world.zones import AUDIT, OPERATIONAL, TELEMETRY, World, in_background, peer_of, running_world
+
+KILLS: Final = 1000 if LONG else 64
+VICTIMS: Final = (
+    *(ProcessName.AGENT, ProcessName.HUB, ProcessName.PLANT_NATS, ProcessName.ENTERPRISE_NATS) * 5,
+    *(ProcessName.PLANT_CONTROL, ProcessName.ENTERPRISE_CONTROL),
+)
+CATEGORIES: Final = (OPERATIONAL, OPERATIONAL, TELEMETRY, AUDIT)
+
+
+def test_nothing_is_lost_or_doubled_by_kills_and_cuts(tmp_path: Path, tell: Tell) -> None:
+    """Producers in both zones go on all the time, repeat themselves, and see their own conflicts refused."""
+    asyncio.run(_storm(tmp_path, tell))
+
+
+async def _storm(folder: Path, tell: Tell) -> None:
+    async with running_world(folder, seed_of("kills")) as world:
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as load:
+            for (zone, _), producer in world.producers.items():
+                load.create_task(_produce(zone, producer, random.Random(world.dice.random()), ended))
+            async with in_background(_cut_now_and_then(world), _read_now_and_then(world)):
+                await _kill_often(world)
+            await world.heal()
+            ended.set()
+        await conclude(world, "kills and cuts", tell)
+        assert sum(world.kills.values()) >= KILLS
+        assert set(world.kills) == set(ProcessName)
+
+
+async def _produce(zone: ZoneId, producer: Producer, dice: random.Random, ended: asyncio.Event) -> None:
+    """Single facts, bursts, repetitions and forgeries, until the end; then each still gets its answer."""
+    addressees = (peer_of(zone), peer_of(zone), EVERYONE, zone)
+    while not ended.is_set():
+        await producer.send_all(producer.make_many(dice.choice((1, 1, 5, 20, 80)), CATEGORIES, addressees))
+        known = producer.acknowledged
+        if known:
+            again = [dice.choice(known)[0] for _ in range(dice.choice((0, 1, 10, 40)))]
+            await producer.send_all(again)
+            if dice.random() < 0.3:
+                await producer.send(dice.choice(known)[0].forged(dice.randrange(1000)))
+        await asyncio.sleep(dice.uniform(0, 0.4))
+
+
+async def _kill_often(world: World) -> None:
+    dice = world.dice
+    for process in ProcessName:  # each at least once
+        await world.kill_surely(process)
+        await asyncio.sleep(dice.uniform(0.1, 0.8))
+    while sum(world.kills.values()) < KILLS:
+        await world.kill(dice.choice(VICTIMS))
+        if dice.random() < 0.2:  # two at once
+            await world.kill(dice.choice(VICTIMS))
+        await asyncio.sleep(dice.uniform(0.05, 1.5))
+
+
+async def _cut_now_and_then(world: World) -> None:
+    dice = world.dice
+    while True:
+        await asyncio.sleep(dice.uniform(2, 6))
+        await world.cut(dice.choice(list(Cut)))
+        await asyncio.sleep(dice.uniform(0.2, 3))
+        await world.heal()
+
+
+async def _read_now_and_then(world: World) -> None:
+    while True:
+        await asyncio.sleep(world.dice.uniform(4, 10))
+        await world.try_read(world.dice.choice(ZONES))
