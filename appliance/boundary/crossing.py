@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from appliance.boundary.claims import Signal
-from appliance.boundary.errors import BsfgError, PositionError
+from appliance.boundary.errors import BsfgError, PositionError, RefusedError
 from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.pages import (
     MAX_PAGE_BYTES,
@@ -154,6 +154,8 @@ class Crossing:
         if page is None:
             raise AssertionError("the table leads here from FETCH alone")
         answer = await self._append(page)
+        if answer.frontier == page.after:
+            return await self._hold(answer)
         self.status.facts += len(page.facts)
         self.status.gaps += len(page.gaps)
         self.status.pages += 1
@@ -224,6 +226,16 @@ class Crossing:
             raise PositionError(Reason.OUT_OF_ORDER, f"asked after {self._at.offset}, got after {page.after.offset}")
         if self._epoch and page.epoch != self._epoch:
             raise PositionError(Reason.LOG_DIVERGED, "the page is of another epoch", epoch=page.epoch)
+
+    async def _hold(self, answer: PageAnswer) -> Event:
+        """The receiver took nothing of the page and said when to come again: its buffer is full."""
+        full = RefusedError(Reason.BUFFER_FULL, f"{self.status.name}: the receiver takes nothing now")
+        if self.status.problem is None:
+            _log.warning("%s", full)
+        self._observer.reached(self.status.name, True)
+        self.status.problem = full
+        self._prefetched = None
+        return await self._obey(answer)
 
     async def _obey(self, answer: PageAnswer) -> Event:
         self._credit = max(1, min(answer.credit_facts, self._page_facts))

@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 
 MAX_EPOCHS = 64
 """Epochs of one origin's category that are accepted before an operator must look."""
+FULL_RETRY_MS = 5000
+"""How long a sender waits when our buffer is full."""
 RECEIPT_EVERY_FACTS = 10_000
 RECEIPT_EVERY_S = 10.0
 
@@ -165,7 +167,7 @@ class ForwardBuffer:
             rows = await self._ledger.rows(self.log_id, last.position.offset - 1, 1)
             return not rows or rows[0].offset != last.position.offset or rows[0].head == last.position.head
         for record in await log.read(seq - 1, 1, MAX_PAGE_BYTES):
-            return record.position == at if record.seq == seq else record.position.offset > at.offset
+            return record.position == at or (record.seq > seq and record.position.offset > at.offset)
         return True
 
 
@@ -215,7 +217,13 @@ class Sink:
             await buffer.settled()
             if page.after != buffer.frontier:
                 raise self._out_of_order(buffer, page)
-            judged = await buffer.commit(page)
+            try:
+                judged = await buffer.commit(page)
+            except RefusedError as refused:
+                if refused.reason is not Reason.BUFFER_FULL:
+                    raise
+                # Nothing of it was stored, and nothing is wrong with it: the sender waits, and asks with one fact.
+                return PageAnswer(page.epoch, buffer.frontier, credit_facts=0, retry_after_ms=FULL_RETRY_MS)
             await self._report(buffer, judged)
             receipt = await self._receipt(buffer, idle=False)
         self.changed.fire()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -86,10 +87,21 @@ class Run:
     async def all(self) -> None:
         """Run what was chosen, within the limit; what is not done then is a failure."""
         with trio.move_on_after(self._plan.limit_s) as limit:
-            for name in self._plan.benchmarks:
-                await self._benchmarks[name]()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_on_signal, nursery.cancel_scope)
+                for name in self._plan.benchmarks:
+                    await self._benchmarks[name]()
+                nursery.cancel_scope.cancel()
         if limit.cancelled_caught:
             self._fail(f"not done within {self._plan.limit_s:g} s; this machine needs smaller figures or --limit")
+
+    async def _end_on_signal(self, scope: trio.CancelScope) -> None:
+        """Interrupted or terminated, a run ends its processes and removes its files like any other."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                self._fail(f"ended by {signal.Signals(number).name}")
+                scope.cancel()
+                return
 
     async def _catchup(self) -> None:
         size = self._plan.size

@@ -186,7 +186,7 @@ async def test_a_taken_port_ends_it(tmp_path: Path) -> None:
             code, output = await failed(environment)
     assert code in (ExitCode.USAGE, ExitCode.NOT_READY)
     assert f"cannot listen on {HOST}:{port}" in output
-    assert str(port) in [problem for problem in status(environment).problems if problem.where == "start"][0].detail
+    assert str(port) in next(p for p in status(environment).problems if p.where == "start").detail
 
 
 async def test_wrong_usage_and_a_wrong_file(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ class Book:
             return  # it speaks of what has been lost since
         self.recorder.record(
             Confirm(
-                observer=observer,
+                observer=f"{observer} after {self._damages[observer]} disasters",  # it may have forgotten what it saw
                 receiver=receipt.receiver,
                 origin=receipt.origin,
                 category=receipt.category,

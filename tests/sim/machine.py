@@ -136,7 +136,8 @@ class SimSource(Source):
     async def confirm_receipt(self, reader: ZoneId, receipt: Receipt) -> Signature:
         """See :class:`appliance.boundary.ports.SourcePort`."""
         signature = await super().confirm_receipt(reader, receipt)
-        self._machine.world.book.confirmed(self._machine.zone, receipt)
+        if self._machine.newest_receipt(receipt) == receipt:
+            self._machine.world.book.confirmed(self._machine.zone, receipt)
         return signature
 
 
@@ -291,6 +292,11 @@ class Machine:
             self.fuse -= 1
             if self.fuse == 0:
                 self.crash()
+
+    def newest_receipt(self, like: Receipt) -> Receipt | None:
+        """The newest receipt that the ledger has of the same receiver for the same log."""
+        held = self.ledger._receipts.get((LogId(like.origin, like.category, like.epoch), like.receiver))
+        return held[-1][0] if held else None
 
     # -- what the product asks of its machine ------------------------------------------------------------------------
 

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
-from appliance.dev.demo.story import Report, Story, Tell
-from appliance.dev.layout import Layout
+import trio
+
+from appliance.dev.audit import audit
+from appliance.dev.demo.story import Report, Story, Tell, ZoneAudit
+from appliance.dev.layout import ZONES, Layout
 from appliance.dev.lifecycle import bring_down, start_detached
 
 COLUMNS = ("direction", "sent", "stored", "duplicate", "rejected", "lost", "doubled", "digests", "lag")
@@ -21,7 +25,9 @@ def play(layout: Layout, tell: Tell, *, keep: bool) -> Report:
     tell("starting two zones on this machine: six processes, everything on loopback")
     environment = start_detached(layout, lambda progress: None)
     try:
-        return asyncio.run(Story(environment, tell).run())
+        report = asyncio.run(Story(environment, tell).run())
+        audits = tuple(ZoneAudit.of(zone, trio.run(audit, environment, zone)) for zone in ZONES)
+        return replace(report, audits=audits)
     finally:
         if not keep:
             bring_down(layout, remove=True)
@@ -36,6 +42,16 @@ def as_document(report: Report) -> dict[str, Any]:
         "processes_killed": report.kills,
         "conflicting_duplicate": report.conflict,
         "catch_up_s": round(report.catch_up_s, 1),
+        "audit": {
+            zone.zone: {
+                "facts": zone.facts,
+                "receipts": zone.receipts,
+                "countersigned": zone.countersigned,
+                "intact": zone.intact,
+                "findings": list(zone.findings),
+            }
+            for zone in report.audits
+        },
         "seconds": round(report.seconds, 1),
         "keys": report.keys,
         "nats_server": report.broker,
@@ -61,10 +77,19 @@ def as_table(report: Report) -> str:
         *(f"sha256 over {name}, both logs: {digest[:32]}…" for name, digest in digests.items()),
         f"mode changes of plant-a: {modes}",
         f"processes killed (-9) in mid-transfer: {report.kills}; caught up {report.catch_up_s:.1f} s after the cut",
+        *(line for zone in report.audits for line in _audit_lines(zone)),
         f"keys: {report.keys} (files of a development CA, not a TPM); link: simulated; nats-server {report.broker}",
         f"{'everything held' if report.proven else 'SOMETHING DID NOT HOLD'}, in {report.seconds:.0f} s",
     ]
     return "\n".join(lines)
+
+
+def _audit_lines(zone: ZoneAudit) -> list[str]:
+    """What the audit of a zone says, from its own logs, ledger and keys alone."""
+    receipts = f"{zone.receipts} receipts verified ({zone.countersigned} countersigned)"
+    verdict = "intact" if zone.intact else "NOT INTACT"
+    summary = f"audit of {zone.zone}: {zone.facts} facts re-hashed, {receipts}: {verdict}"
+    return [summary, *(f"  {finding}" for finding in zone.findings)]
 
 
 def _rows(report: Report) -> list[tuple[str | int, ...]]:

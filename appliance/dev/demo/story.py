@@ -5,22 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.modes import Mode
-from appliance.boundary.names import Category
+from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.dev.control import CutRequest, HealRequest, KillRequest, Request
 from appliance.dev.demo.compare import Comparison, compare, read_log
 from appliance.dev.demo.producer import Outgoing, Producer
 from appliance.dev.demo.readings import Machine
 from appliance.dev.environment import Environment
-from appliance.dev.layout import ENTERPRISE, PLANT, ProcessName
+from appliance.dev.layout import ENTERPRISE, PLANT, ZONES, ProcessName
 from appliance.dev.lifecycle import query
+from appliance.factlog.audit import LogAudit
 from appliance.node.status import StatusDocument
 
 TELEMETRY: Final = Category("telemetry")
@@ -54,6 +55,33 @@ class Direction:
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneAudit:
+    """What the audit of one zone found, over all its logs."""
+
+    zone: ZoneId
+    facts: int
+    receipts: int
+    countersigned: int
+    findings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, zone: ZoneId, logs: Sequence[LogAudit]) -> ZoneAudit:
+        """The sum over the logs of a zone."""
+        return cls(
+            zone,
+            sum(log.facts for log in logs),
+            sum(log.receipts for log in logs),
+            sum(log.countersigned for log in logs),
+            tuple(f"{log.origin} {log.category}: {finding}" for log in logs for finding in log.findings),
+        )
+
+    @property
+    def intact(self) -> bool:
+        """Whether there was something to audit, and nothing contradicts anything."""
+        return self.facts > 0 and self.receipts > 0 and not self.findings
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the demo ends with."""
 
@@ -65,6 +93,7 @@ class Report:
     seconds: float
     keys: str
     broker: str
+    audits: tuple[ZoneAudit, ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -73,6 +102,7 @@ class Report:
             all(d.comparison.equal and d.lag == 0 for d in self.directions)
             and self.conflict.startswith(Reason.CONFLICTING_DUPLICATE)
             and {mode for _, mode in self.modes} >= {Mode.NORMAL, Mode.AUTONOMOUS}
+            and {audit.zone for audit in self.audits if audit.intact} == set(ZONES)
         )
 
 

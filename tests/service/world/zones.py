@@ -242,7 +242,7 @@ class World:
         :raises TimeoutError: with where it stands.
         """
         deadline = time.monotonic() + timeout_s
-        while missing := await self._missing():
+        while missing := await self.missing():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"after {timeout_s:g} s still wanted: {missing}\n{self._stand()}")
             await asyncio.sleep(0.1)
@@ -275,8 +275,8 @@ class World:
         status = self.status(PLANT)
         return status is not None and bool(status.crossings) and all(map(holds, status.crossings))
 
-    async def _missing(self) -> dict[tuple[ZoneId, str], int]:
-        """What is not received yet: the last acknowledged offset for the other zone, by origin and category."""
+    async def missing(self) -> dict[tuple[ZoneId, str], int]:
+        """What is not received yet: the last offset acknowledged for the other zone, by origin and category."""
         wanted: dict[tuple[ZoneId, str], int] = {}
         for (zone, name), producer in self.producers.items():
             for fact, offset in producer.acknowledged[self._forgotten.get((zone, name), 0) :]:
