@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 _AWAY = frozenset((Reason.LINK_DOWN, Reason.PEER_TIMEOUT))
 """Reasons that mean: the boundary itself cannot be reached."""
 
+CONFIRM_AGAIN_S = 60.0
+"""How often the newest receipt is handed over again while nothing crosses: the source may have lost it."""
+
 
 @dataclass(slots=True)
 class CrossingStatus:
@@ -100,6 +103,7 @@ class Crossing:
         self._credit = page_facts
         self._receipt: Receipt | None = None
         self._confirmed: Receipt | None = None
+        self._confirmed_at = 0.0
         self._countersigned: Countersigned | None = None
         self._steps: dict[Step, Callable[[], Awaitable[Event]]] = {
             Step.LOCATE: self._locate,
@@ -172,9 +176,10 @@ class Crossing:
                 self._at = answer.frontier
                 return Event.MOVED
         receipt, self._receipt = self._receipt, None
-        if receipt is not None and receipt != self._confirmed:
+        now = trio.current_time()
+        if receipt is not None and (receipt != self._confirmed or now - self._confirmed_at >= CONFIRM_AGAIN_S):
             signature = await self._source.confirm_receipt(self._reader, receipt)
-            self._confirmed = receipt
+            self._confirmed, self._confirmed_at = receipt, now
             self._countersigned = Countersigned(receipt, signature)
             self.status.confirmed = receipt.through.offset
         if self._countersigned is not None and self._epoch:

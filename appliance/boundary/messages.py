@@ -116,13 +116,14 @@ def _parse_int(text: str) -> int:
     return int(text)
 
 
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_parse_int)
+
+
 def _load(payload: bytes) -> dict[str, Any]:
     if len(payload) > 2 * MAX_FACT_BYTES:  # white space aside, canonical bytes are never so much shorter
         raise RefusedError(Reason.TOO_LARGE, f"{len(payload)} bytes")
     try:
-        document = json.loads(
-            payload.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_parse_int
-        )
+        document = _DECODER.decode(payload.decode())
     except RecursionError as error:
         raise RefusedError(Reason.TOO_DEEP) from error
     except ValueError as error:
@@ -226,6 +227,8 @@ def _check_values(document: dict[str, Any]) -> None:
 
 def _check_scalar(value: object) -> None:
     if isinstance(value, str):
+        if value.isascii():
+            return
         try:
             value.encode()
         except UnicodeEncodeError as error:  # a lone surrogate has no UTF-8 form

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NewType
 
 from appliance.boundary.errors import RefusedError
@@ -108,6 +109,10 @@ class FactSubject:
     @classmethod
     def parse(cls, subject: str) -> FactSubject:
         """Parse and check every token. :raises RefusedError: ``bad_name``."""
+        return _parse_subject(subject)  # a plant has few subjects and many facts
+
+    @classmethod
+    def _parse(cls, subject: str) -> FactSubject:
         root, *tokens = subject.split(".")
         if root != "facts" or len(tokens) < 4:
             raise RefusedError(
@@ -128,6 +133,9 @@ class FactSubject:
     def addresses(self, zone: ZoneId) -> bool:
         """Whether a zone may be served this fact."""
         return self.to in (zone, EVERYONE)
+
+
+_parse_subject = lru_cache(maxsize=4096)(FactSubject._parse)
 
 
 def parse_kind(text: str) -> tuple[str, ...]:

@@ -196,6 +196,7 @@ class Sink:
         self._buffers: dict[LogId, ForwardBuffer] = {}
         self._current: dict[tuple[ZoneId, Category], bytes] = {}
         self._relocated: set[tuple[ZoneId, Category]] = set()
+        self._back: dict[tuple[ZoneId, Category], bytes] = {}
         self._ended: set[tuple[bytes, int]] = set()
         self._levelled: set[tuple[ZoneId, Category]] = set()
         self._opening = trio.Lock()
@@ -285,16 +286,18 @@ class Sink:
     async def _change_to(self, log: LogId, epochs: Sequence[bytes]) -> None:
         """When a transfer goes on with another log than it was told, the one before has ended: that is said once.
 
-        To a log that is known here it can only go back after it asked anew where to go on; before that, it is an old
-        request that was late.
+        To a log that is known here it can only go back after it asked anew where to go on, and then it keeps asking for
+        it; anything else is an old request that was late.
         """
         transfer = (log.origin, log.category)
         current = self._current[transfer]
         if log.epoch == current:
+            self._back.pop(transfer, None)
             return
         known = [account.id.epoch for account in await self._ledger.logs(log.origin, log.category)]
         is_known = log.epoch in known or log.epoch in epochs
-        if is_known and transfer not in self._relocated:
+        if is_known and (transfer not in self._relocated or self._back.get(transfer) != log.epoch):
+            self._back[transfer] = log.epoch  # the second request in a row is no stray one
             return
         if not is_known and max(len(known), len(epochs)) >= MAX_EPOCHS:
             raise PositionError(Reason.TOO_MANY_EPOCHS, f"{len(known)} of {log.origin} {log.category}")
@@ -380,7 +383,9 @@ class Sink:
             raise RefusedError(Reason.BAD_RECEIPT, "we did not sign this")
         if not self._keys.verify(source, receipt.statement(), countersigned.countersignature):
             raise RefusedError(Reason.BAD_RECEIPT, "the countersignature is not the source's")
-        await self._ledger.put_receipt(receipt, countersigned.countersignature)
+        last = await self._ledger.last_receipt(LogId(source, receipt.category, receipt.epoch), self._policy.zone)
+        if last is None or receipt.through.offset >= last.through.offset:  # else it was late, and a newer one is held
+            await self._ledger.put_receipt(receipt, countersigned.countersignature)
 
 
 def signed(receipt: Receipt, keys: KeysPort) -> Receipt:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import nats.errors
 import trio
@@ -40,7 +40,6 @@ class NatsIsland:
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
         self._connecting: asyncio.Lock | None = None
-        self._calls: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="nats-island", daemon=True)
         self._thread.start()
 
@@ -74,22 +73,17 @@ class NatsIsland:
         self._loop.close()
 
     async def _end(self) -> None:
-        await _cancelled(self._calls)
         with suppress(nats.errors.Error, OSError, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._disconnect()
-        await _cancelled(asyncio.all_tasks() - {asyncio.current_task()})
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:  # calls that are still out, and what a broken connection may have left
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _run(self, function: Callable[[Client], Awaitable[T]], timeout_s: float) -> T:
-        task = asyncio.current_task()
-        if task is None:
-            raise AssertionError("a coroutine runs in a task")
-        self._calls.add(task)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await function(await self._connected())
-        finally:
-            self._calls.discard(task)
+        async with asyncio.timeout(timeout_s):
+            return await function(await self._connected())
 
     async def _connected(self) -> Client:
         if self._connecting is None:
@@ -124,14 +118,6 @@ class NatsIsland:
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
             await client.close()
-
-
-async def _cancelled(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    ending = [task for task in tasks if task is not None]
-    for task in ending:
-        task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)
 
 
 async def _ignore(error: Exception) -> None:

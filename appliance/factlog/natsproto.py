@@ -170,7 +170,9 @@ def _info(text: bytes) -> Info:
 
 def header_block(headers: Mapping[str, str]) -> bytes:
     """The header block of a message; line breaks in values cannot get through."""
-    lines = "".join(f"{name}: {value.translate(_UNSAFE)}\r\n" for name, value in headers.items())
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
+        lines = "".join([f"{name}: {value.translate(_UNSAFE)}\r\n" for name, value in headers.items()])
     return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 

@@ -152,11 +152,8 @@ class FakeLedger:
         late = await self._before("ledger.put_receipt")
         log = LogId(receipt.origin, receipt.category, receipt.epoch)
         held = self._receipts.setdefault((log, receipt.receiver), [])
-        same = [i for i, (old, _) in enumerate(held) if _without_signature(old) == _without_signature(receipt)]
-        if same:  # the countersignature of a receipt that is held: it does not become the newest by that
-            held[same[0]] = (receipt, countersignature)
-        else:
-            held.append((receipt, countersignature))
+        held[:] = [entry for entry in held if entry[0].through != receipt.through]
+        held.append((receipt, countersignature))
         await self._after(late)
 
     async def last_receipt(self, log: LogId, receiver: ZoneId) -> Receipt | None:
@@ -171,10 +168,6 @@ class FakeLedger:
         late = await self._before("ledger.note")
         self.incidents.append(incident)
         await self._after(late)
-
-
-def _without_signature(receipt: Receipt) -> Receipt:
-    return replace(receipt, signature=None)
 
 
 def _offset(row: LedgerRow) -> int:

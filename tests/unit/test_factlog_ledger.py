@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,20 @@ def test_a_place_that_cannot_be_opened_is_not_called_damaged(path: Path) -> None
     with pytest.raises(UnavailableError) as refused:
         SqliteLedger.open(path)
     assert refused.value.reason is Reason.NOT_READY
+
+
+def test_a_ledger_that_is_held_while_it_is_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is that damage."""
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.02))
+    with pytest.raises(UnavailableError, match="locked") as refused:
+        SqliteLedger.open(path)
+    assert refused.value.reason is Reason.NOT_READY
+    other.execute("ROLLBACK")
+    other.close()
+    SqliteLedger.open(path).close()
 
 
 async def test_damaged_pages_are_noticed(path: Path, ledger: SqliteLedger) -> None:

@@ -122,8 +122,10 @@ def test_any_payloads_come_out_as_they_went_in(content: list[tuple[bytes, bool, 
         b"MSG a 1 five",
         b"MSG a 1 -5",
         b"MSG a 1 -15",  # would be read again and again
-        b"MSG a 1 +5",
-        b"MSG a 1 1_0",
+        b"MSG a 1 +12",  # int() would take these, and the payload would fit
+        b"MSG a 1 1_2",
+        b"MSG a +1 12",
+        b"HMSG a 1 +2 12",
         b"MSG a 1 r x 5",
         b"MSG \xff\xfe 1 5",
         b"MSG a 1 99999999999",

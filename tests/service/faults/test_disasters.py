@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from appliance.boundary.names import EVERYONE, ZoneId
+from appliance.boundary.errors import UnavailableError
+from appliance.boundary.names import EVERYONE, Category, ZoneId
+from appliance.boundary.policy import CategoryPolicy, WhenFull
+from appliance.dev.environment import CATEGORIES
 from appliance.dev.layout import ENTERPRISE, NODE, PLANT, ZONES
 from tests.judge import Gap
-from tests.service.world.judgement import Tell, conclude, settle
+from tests.service.world.judgement import Tell, audited, conclude, settle
 from tests.service.world.producers import CONFLICT, DUPLICATE, STORED, Outgoing
 from tests.service.world.seeds import seed_of
 from tests.service.world.zones import AUDIT, OPERATIONAL, TELEMETRY, World, peer_of, running_world
@@ -65,49 +69,91 @@ async def _ledger_deleted(folder: Path, tell: Tell, zones: Sequence[ZoneId]) -> 
         async with world.stopped():
             for zone in zones:
                 world.delete_ledger(zone)
+                with pytest.raises(UnavailableError, match=r"ledger\.db"):  # the auditor must say what is gone
+                    await audited(world, zone)
         await world.kill_surely(*(NODE[zone] for zone in zones))
         await _ids_are_known(world, ZONES)
         await _produce(world)
         await conclude(world, f"ledger deleted: {', '.join(zones)}", tell)
 
 
-@pytest.mark.parametrize("reflashed", [False, True], ids=["ledger-kept", "ledger-too"])
-def test_a_wiped_plant_starts_a_new_epoch(tmp_path: Path, tell: Tell, reflashed: bool) -> None:
-    """What had not crossed is an explicit gap at the hub; what is sent again is stored, and not doubled there."""
-    asyncio.run(_plant_wiped(tmp_path, tell, reflashed))
+def test_a_ledger_that_knew_of_a_gap_is_deleted(tmp_path: Path, tell: Tell) -> None:
+    """The plant forgets which gap it told: the hub takes the log under a new epoch, and nothing twice."""
+    asyncio.run(_gap_forgotten(tmp_path, tell))
 
 
-async def _plant_wiped(folder: Path, tell: Tell, reflashed: bool) -> None:
-    async with running_world(folder, seed_of(f"plant wiped {reflashed}")) as world:
-        await _produce(world, local=not reflashed)
+async def _gap_forgotten(folder: Path, tell: Tell) -> None:
+    telemetry = CategoryPolicy(WhenFull.DROP_OLDEST, max_bytes=1024**2, max_age_s=3600)
+    categories = {**CATEGORIES, Category(TELEMETRY): telemetry}
+    async with running_world(folder, seed_of("gap forgotten"), categories) as world:
+        sensors = world.producer(PLANT, "sensors")
+        await sensors.send_all([sensors.make(TELEMETRY, ENTERPRISE) for _ in range(FACTS)])
         await settle(world)
-        await world.confirmed()
-        crossed = {name: len(world.producer(PLANT, name).acknowledged) for name in _names(world)}
         await world.cut()
-        await _produce(world, local=not reflashed)
-        again = {name: list(world.producer(PLANT, name).acknowledged) for name in _names(world)}
-        old = {s.epoch for s in await world.readers[PLANT].streams() if s.origin == PLANT}
+        await sensors.send_stream([sensors.make(TELEMETRY, ENTERPRISE, 20_000) for _ in range(100)])
+        await world.heal()
+        await sensors.send_all([sensors.make(TELEMETRY, ENTERPRISE) for _ in range(FACTS)])
+        await settle(world)
         async with world.stopped():
-            world.wipe_logs(PLANT)
-            if reflashed:
+            world.delete_ledger(PLANT)
+        await _produce(world)
+        await conclude(world, "ledger with a gap deleted", tell)
+
+
+class Damage(StrEnum):
+    """What happens to the plant."""
+
+    WIPED = "logs wiped, ledger kept"
+    REFLASHED = "logs and ledger wiped"
+    OLDER = "logs older than the ledger"
+
+
+@pytest.mark.parametrize("damage", list(Damage), ids=[damage.name.lower() for damage in Damage])
+def test_a_plant_that_lost_its_logs_starts_a_new_epoch(tmp_path: Path, tell: Tell, damage: Damage) -> None:
+    """What had not crossed is an explicit gap at the hub; what is sent again is stored, and not doubled there."""
+    asyncio.run(_plant_damaged(tmp_path, tell, damage))
+
+
+async def _plant_damaged(folder: Path, tell: Tell, damage: Damage) -> None:
+    # Facts that never left a plant of which nothing is left are known to nobody, so nobody can tell that they are gone.
+    local = damage is not Damage.REFLASHED
+    async with running_world(folder, seed_of(damage)) as world:
+        producers = [producer for (zone, _), producer in world.producers.items() if zone == PLANT]
+        await _produce(world, local=local)
+        await settle(world)
+        async with world.stopped():
+            world.copy_zone(PLANT, folder / "copy")
+        await world.cut()
+        await _produce(world, local=local)
+        sent = {producer: list(producer.acknowledged) for producer in producers}
+        old = await _epochs(world)
+        async with world.stopped():
+            if damage is Damage.OLDER:
+                world.restore_logs(PLANT, folder / "copy")
+            else:
+                world.wipe_logs(PLANT)
+                assert "the log is not there" in str(await audited(world, PLANT)), "the auditor must say what is gone"
+            if damage is Damage.REFLASHED:
                 world.delete_ledger(PLANT)
         await world.arrived()
-        for name, sent in again.items():
-            producer = world.producer(PLANT, name)
-            chosen = sent[: crossed[name] // 2] + sent[crossed[name] + FACTS // 2 :]
-            answers = await producer.send_all([fact for fact, _ in chosen])
+        for producer, facts in sent.items():  # half of what had crossed, half of what had not
+            answers = await producer.send_all([fact for fact, _ in facts[: FACTS // 2] + facts[-FACTS // 2 :]])
+            assert [answer.word for answer in answers[-FACTS // 2 :]] == [STORED] * (FACTS // 2)
             assert {answer.word for answer in answers} <= {STORED, DUPLICATE}
-            assert sum(answer.word == STORED for answer in answers) > FACTS // 2
         await _produce(world)
-        await conclude(world, f"plant wiped, ledger {'too' if reflashed else 'kept'}", tell)
-        new = {s.epoch for s in await world.readers[PLANT].streams() if s.origin == PLANT}
+        judgement = await conclude(world, f"plant: {damage}", tell)
+        new = await _epochs(world)
         assert not old & new, "a log that was lost must not go on under its old name"
         told = {gap.epoch for gap in world.recorder.events if isinstance(gap, Gap) and gap.origin == PLANT}
         assert told >= old, "what was lost with each log is told"
+        if damage is not Damage.REFLASHED:
+            retired = {log.epoch for log in judgement.audits[PLANT] if log.retired and log.origin == PLANT}
+            assert retired >= old, "the auditor must say that these logs were replaced"
 
 
-def _names(world: World) -> list[str]:
-    return [name for zone, name in world.producers if zone == PLANT]
+async def _epochs(world: World) -> set[str]:
+    """The epochs of the plant's own logs."""
+    return {stream.epoch for stream in await world.readers[PLANT].streams() if stream.origin == PLANT}
 
 
 def test_a_hub_restored_from_an_older_copy_is_refilled(tmp_path: Path, tell: Tell) -> None:

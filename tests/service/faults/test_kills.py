@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 of every process at random moments, under load in both directions, with cuts of the link in between."""
+"""kill -9 of every process at random moments, under load in both directions; the link is cut, processes freeze."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _storm(folder: Path, tell: Tell) -> None:
         async with asyncio.TaskGroup() as load:
             for (zone, _), producer in world.producers.items():
                 load.create_task(_produce(zone, producer, random.Random(world.dice.random()), ended))
-            async with in_background(_cut_now_and_then(world), _read_now_and_then(world)):
+            async with in_background(_cut_often(world), _freeze_often(world), _read_often(world)):
                 await _kill_often(world)
             await world.heal()
             ended.set()
@@ -70,7 +70,7 @@ async def _kill_often(world: World) -> None:
         await asyncio.sleep(dice.uniform(0.05, 1.5))
 
 
-async def _cut_now_and_then(world: World) -> None:
+async def _cut_often(world: World) -> None:
     dice = world.dice
     while True:
         await asyncio.sleep(dice.uniform(2, 6))
@@ -79,7 +79,15 @@ async def _cut_now_and_then(world: World) -> None:
         await world.heal()
 
 
-async def _read_now_and_then(world: World) -> None:
+async def _freeze_often(world: World) -> None:
+    """A frozen process takes up late what it was told before; at times others have given it up by then."""
+    dice = world.dice
+    while True:
+        await asyncio.sleep(dice.uniform(1, 5))
+        await world.freeze(dice.choice(VICTIMS), dice.choice((dice.uniform(0.1, 2), dice.uniform(2, 12))))
+
+
+async def _read_often(world: World) -> None:
     while True:
         await asyncio.sleep(world.dice.uniform(4, 10))
         await world.try_read(world.dice.choice(ZONES))

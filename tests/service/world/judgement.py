@@ -54,6 +54,11 @@ async def read_both(world: World) -> None:
         await world.read(zone)
 
 
+async def audited(world: World, zone: ZoneId) -> list[LogAudit]:
+    """What ``bsfg audit verify`` finds in a zone, whether it runs or not."""
+    return await asyncio.to_thread(trio.run, audit, world.environment, zone)
+
+
 async def conclude(world: World, name: str, tell: Tell, *, damaged: Sequence[str] = ()) -> Judgement:
     """End a run; all that must hold in every run is asserted here.
 
@@ -64,7 +69,7 @@ async def conclude(world: World, name: str, tell: Tell, *, damaged: Sequence[str
     await asyncio.to_thread(world.note_receipts)
     await read_both(world)
     verdict = check(world.recorder.events)
-    audits = {zone: await asyncio.to_thread(trio.run, audit, world.environment, zone) for zone in ZONES}
+    audits = {zone: await audited(world, zone) for zone in ZONES}
     judgement = Judgement(verdict, audits)
     tell(f"{name}: seed {world.seed}: {_counts(world, verdict)}")
     assert verdict.ok, verdict.violations
@@ -88,6 +93,7 @@ def _counts(world: World, verdict: Verdict) -> str:
         "unknown": counts.info,
         "kills": sum(world.kills.values()),
         "cuts": world.cuts,
+        "freezes": world.freezes,
         "readings": counts.snapshots,
         "receipts": counts.confirms,
         "gaps": counts.gaps,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,7 @@ from appliance.brokers.binary import find_broker
 from appliance.dev.environment import PRODUCERS, Environment
 from appliance.dev.layout import ENTERPRISE, PLANT, ZONE_OF, ZONES, Layout, ProcessName
 from appliance.dev.link import Cut
+from appliance.dev.pids import ProcessIdentity
 from appliance.dev.provision import write_document
 from appliance.node.status import CrossingReport, StatusDocument
 from tests.judge import Confirm, Disaster, DisasterKind, Fault, Heal, Link, Recorder, Retention, Topology
@@ -63,7 +65,7 @@ class World:
             for name in PRODUCERS
         }
         self.kills: dict[str, int] = {}
-        self.cuts = 0
+        self.cuts = self.freezes = 0
         self._broker = find_broker()
         self._processes = Processes(self.environment, self._broker)
         self._receipts: set[tuple[ZoneId, ledgers.SeenReceipt]] = set()
@@ -131,9 +133,18 @@ class World:
                 while not await self.kill(process):  # noqa: ASYNC110 - nothing announces it
                     await asyncio.sleep(0.01)
 
-    async def pid(self, process: ProcessName) -> int | None:
-        """The pid of a process while it runs."""
-        return await asyncio.to_thread(self._processes.pid, process)
+    async def freeze(self, process: ProcessName, seconds: float) -> None:
+        """Stop a process in the middle of whatever it does, and let it go on later, if it is not killed meanwhile."""
+        pid = await asyncio.to_thread(self._processes.pid, process)
+        identity = ProcessIdentity.of(pid) if pid is not None else None
+        if identity is not None and identity.signal(signal.SIGSTOP):
+            self.freezes += 1
+            self.recorder.record(Fault(name=f"freeze {process}", zone=ZONE_OF[process]))
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                identity.signal(signal.SIGCONT)
+            self.recorder.record(Heal(name=f"freeze {process}", zone=ZONE_OF[process]))
 
     async def cut(self, how: Cut = Cut.RESET) -> None:
         """Cut the simulated link."""
@@ -173,10 +184,12 @@ class World:
 
     def restore_zone(self, zone: ZoneId, copy: Path) -> None:
         """Put an older copy of logs and ledger in place."""
-        files = self.environment.layout.zone(zone)
-        for folder, kept in ((files.facts_store, copy / "facts"), (files.state, copy / "state")):
-            shutil.rmtree(folder)
-            shutil.copytree(kept, folder)
+        _replace(self.environment.layout.zone(zone).state, copy / "state")
+        self.restore_logs(zone, copy)
+
+    def restore_logs(self, zone: ZoneId, copy: Path) -> None:
+        """Put an older copy of the logs in place; the ledger knows better."""
+        _replace(self.environment.layout.zone(zone).facts_store, copy / "facts")
         self.struck(zone, DisasterKind.LOG_RESTORED)
 
     def struck(self, zone: ZoneId, kind: DisasterKind) -> None:
@@ -302,6 +315,12 @@ class World:
             lines += [f"{zone}: {problem.where}: {problem.reason}: {problem.detail}" for problem in status.problems]
             lines += [str(crossing) for crossing in status.crossings]
         return "\n".join(lines)
+
+
+def _replace(folder: Path, copy: Path) -> None:
+    """Put a copy in the place of a folder."""
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
 
 
 @asynccontextmanager
