@@ -24,7 +24,7 @@ ERROR_CODE: Final = 19000
 """``err_code`` of every refusal by the intake; outside the broker's own range. The reason decides."""
 
 _CONTROL: Final = ("nats-expected-", "nats-batch-", "nats-rollup", "nats-ttl", "nats-schedule", "nats-incr")
-"""Headers by which JetStream does more than store. Ignoring them would promise what is not done, so they are refused."""
+"""Headers by which JetStream does more than store. To ignore them would promise what is not done: they are refused."""
 
 _HTTP: Final = {
     RpcCode.ALREADY_EXISTS: 409,

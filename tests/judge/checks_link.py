@@ -51,6 +51,8 @@ def _confirmed(case: Case, excuses: Excuses, copy: Copy, confirms: list[tuple[in
                     continue
                 if excuses.explicit(copy, epoch, offset) or book.hit_since(store, stand.invoked):
                     continue
+                if stand.generation > book.generation(store, line):
+                    continue  # stored after the origin's log was set back: the receipt spoke of what stood there before
                 text = (
                     f"{copy.zone} confirmed {copy.origin} {copy.category} up to {limit}, but lacks {fact} at {offset}"
                 )

@@ -37,9 +37,9 @@ def fact(number: int, to: str = "all", payload: bytes = b"", category: str = "au
     return Record(payload or b'{"n":%d}' % number, {"Bsfg-Id": f"m-{number}", "Bsfg-Digest": "00"}, subject)
 
 
-def facts(count: int, first: int = 1, **options: str) -> list[Record]:
+def facts(count: int, first: int = 1) -> list[Record]:
     """A run of records."""
-    return [fact(number, **options) for number in range(first, first + count)]
+    return [fact(number) for number in range(first, first + count)]
 
 
 async def seqs(log: LogPort, reader: ZoneId | None = None) -> list[int]:

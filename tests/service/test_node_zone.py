@@ -214,7 +214,7 @@ async def test_producers_go_on_through_a_killed_broker(tmp_path: Path) -> None:
             url = environment.facts_url(PLANT, "sensors")
             connection = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=_ignore)
             try:
-                await asyncio.gather(*(_until_told(connection, f"m-{n}") for n in range(600)))
+                await asyncio.gather(*(_produce_slowly(connection, range(n, 600, 30)) for n in range(30)))
             finally:
                 await connection.close()
 
@@ -225,10 +225,19 @@ async def test_producers_go_on_through_a_killed_broker(tmp_path: Path) -> None:
                 await trio.sleep(0.05)
                 await broker.kill()
                 await broker.start()
+        with trio.fail_after(10):
+            await zone.wire.wait_connected()
+        assert zone.wire.connects == 3
         log = await zone.stores[AUDIT].settled()
         records = await log.read(0, 1000, 10**7)
         assert sorted(r.headers["Bsfg-Id"] for r in records) == sorted(f"m-{n}" for n in range(600))
         assert [record.seq for record in records] == list(range(1, 601))
+
+
+async def _produce_slowly(connection: Client, numbers: range) -> None:
+    for number in numbers:
+        await _until_told(connection, f"m-{number}")
+        await asyncio.sleep(0.02)
 
 
 async def _until_told(connection: Client, message_id: str) -> None:

@@ -69,10 +69,11 @@ class SimLog(FakeLog):
         stream = self._stream
         assert isinstance(stream, SimStream)
         before = stream.epoch
+        view = stream.epochs.get(HUB if self._machine.zone == PLANT else PLANT, before)
         try:
             return await super().roll_epoch(reader)
         finally:
-            self._machine.world.book.rolled(self._machine.zone, stream, reader, before)
+            self._machine.world.book.rolled(self._machine.zone, stream, reader, before, view)
 
 
 @dataclass(slots=True)

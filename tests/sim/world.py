@@ -168,7 +168,7 @@ class World:
     def _retain(self, machine: Machine, mishap: Mishap) -> None:
         """Retention drops old facts of the category that allows it, own and received ones.
 
-        Old means at least: the ledger has had the time to enter them.
+        Old means at least: the ledger has had the time to enter them, and a transfer was idle since it brought them.
         """
         self.book.count(mishap.what)
         for stream in machine.disk.streams.values():
@@ -177,11 +177,16 @@ class World:
                 share = 1.0 if mishap.what is Accident.EMPTIED else mishap.size
                 through = stream.first_seq - 1 + int((stream.last_seq - stream.first_seq + 1) * share)
                 account = machine.ledger._accounts.get(stream.log or LogId(machine.zone, DROPPED, stream.epoch))
-                stream.drop(min(through, account.state.seq if account is not None else 0))
+                old = account.state.seq if account is not None else 0
+                if stream.log is not None:
+                    marks = [record.seq for record in stream.records if record.subject == "log.position"]
+                    old = min([old, *marks[-1:]]) if marks else 0
+                stream.drop(min(through, old))
 
     def _strike(self, machine: Machine, mishap: Mishap) -> None:
         """A disaster, while the machine is down."""
         before = self._held(machine)
+        views = self._views(machine.zone)
         older = machine.backups[int(mishap.size * len(machine.backups))] if machine.backups else None
         match mishap.what:
             case Accident.LEDGER_DELETED:
@@ -209,12 +214,18 @@ class World:
             case _:
                 return
         self.trace(f"{machine.zone} struck by {mishap.what}")
+        self.book.ended_views |= views - self._views(machine.zone)
         self._forget(machine)
         after = self._held(machine)
         self._lost |= {fact: None for fact in before if fact not in after}
         for fact in [fact for fact in self._lost if not self._leaves_trace(fact)]:
             del self._lost[fact]
             self.book.forgive(fact.zone, fact.category, fact.epoch, fact.offset)
+
+    def _views(self, zone: ZoneId) -> set[bytes]:
+        """The epochs under which a zone's own logs are served now."""
+        stores = [self._store(zone, category) for category in CATEGORIES]
+        return {stream.epochs.get(peer_of(zone), stream.epoch) for stream in stores if stream is not None}
 
     def _forget(self, machine: Machine) -> None:
         """Ids that neither the ledger nor a log of the zone knows any more: no product could tell them from new ones."""

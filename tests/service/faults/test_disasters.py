@@ -141,7 +141,7 @@ async def _plant_damaged(folder: Path, tell: Tell, damage: Damage) -> None:
             assert [answer.word for answer in answers[-FACTS // 2 :]] == [STORED] * (FACTS // 2)
             assert {answer.word for answer in answers} <= {STORED, DUPLICATE}
         await _produce(world)
-        judgement = await conclude(world, f"plant: {damage}", tell)
+        judgement = await conclude(world, f"plant: {damage}", tell, receipts=True)
         new = await _epochs(world)
         assert not old & new, "a log that was lost must not go on under its old name"
         told = {gap.epoch for gap in world.recorder.events if isinstance(gap, Gap) and gap.origin == PLANT}
@@ -177,7 +177,7 @@ async def _hub_restored(folder: Path, tell: Tell) -> None:
             answers = await world.producer(ENTERPRISE, name).send_all(facts)
             assert {answer.word for answer in answers} <= {STORED, DUPLICATE}
         await _produce(world)
-        await conclude(world, "hub restored from an older copy", tell)
+        await conclude(world, "hub restored from an older copy", tell, receipts=True)
 
 
 def _since(world: World, name: str) -> list[Outgoing]:

@@ -42,7 +42,7 @@ async def _flood(folder: Path, tell: Tell) -> None:
             for producer in producers:
                 await _repeat(producer, world.dice)
         assert await _ends(world) == before, "a duplicate or a conflict was stored"
-        judgement = await conclude(world, "floods", tell)
+        judgement = await conclude(world, "floods", tell, receipts=True)
         counts = judgement.verdict.counts
         assert counts.duplicates >= 5 * ROUNDS * FACTS * len(producers) // 4
         assert counts.refused[CONFLICT] >= 5 * FORGERIES * FACTS * len(producers) // 4

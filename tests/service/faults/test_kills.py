@@ -39,7 +39,7 @@ async def _storm(folder: Path, tell: Tell) -> None:
                 await _kill_often(world)
             await world.heal()
             ended.set()
-        await conclude(world, "kills and cuts", tell)
+        await conclude(world, "kills and cuts", tell, receipts=True)
         assert sum(world.kills.values()) >= KILLS
         assert set(world.kills) == set(ProcessName)
 

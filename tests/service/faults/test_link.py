@@ -38,7 +38,7 @@ async def _hub_restarts(folder: Path, tell: Tell) -> None:
                     received, restarts = at, restarts + 1
                     await world.kill_surely(ProcessName.HUB)
             await asyncio.sleep(0.01)
-        await conclude(world, "hub restarted in mid-transfer", tell)
+        await conclude(world, "hub restarted in mid-transfer", tell, receipts=True)
         assert restarts >= 3
 
 

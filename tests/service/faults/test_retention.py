@@ -78,7 +78,7 @@ async def _emptied_forward(folder: Path, tell: Tell) -> None:
     async with running_world(folder, seed_of("emptied"), _expiring(SOON_S, 64 * SMALL)) as world:
         sensors, orders = world.producer(PLANT, "sensors"), world.producer(ENTERPRISE, "orders")
         written = 0
-        for _ in range(3):
+        for _ in range(2):
             await sensors.send_all([sensors.make(TELEMETRY, ENTERPRISE) for _ in range(FACTS)])
             await orders.send_all([orders.make(TELEMETRY, PLANT) for _ in range(FACTS)])
             await settle(world)
@@ -86,7 +86,6 @@ async def _emptied_forward(folder: Path, tell: Tell) -> None:
             await _emptied(world)
             await world.kill_surely(ProcessName.AGENT, ProcessName.HUB, ProcessName.ENTERPRISE_NATS)
             await world.arrived()
-            await world.confirmed()
             before, written = written, await _written(world)
             # A round writes its facts and a few markers into both forward streams; what is fetched again would show.
             assert 2 * FACTS <= written - before <= 2 * FACTS + 20, (before, written)
