@@ -146,9 +146,9 @@ class Source:
         if account is None or position.offset > account.through.offset:
             return False
         receipt = await self._ledger.last_receipt(view, reader)
-        if receipt is not None and receipt.through.offset <= position.offset:
-            if await self._leads(receipt.through, position, reader, store, view):
-                return True
+        near = receipt.through if receipt is not None and receipt.through.offset <= position.offset else START
+        if near != START and await self._leads(near, position, reader, store, view):
+            return True
         return await self._leads(START, position, reader, store, view)
 
     async def _leads(

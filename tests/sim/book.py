@@ -241,7 +241,7 @@ class Book:
 
     # -- what a reader finds -----------------------------------------------------------------------------------------
 
-    def snapshot(self, machine: Machine) -> None:
+    def snapshot(self, machine: Machine) -> None:  # noqa: C901, PLR0912 - one reading, told in one piece
         """Read all that a zone holds, as it lies on the disk."""
         zone = machine.zone
         with self.recorder.snapshot(zone) as snapshot:
@@ -258,7 +258,7 @@ class Book:
                 if at == zone:
                     self._gap(snapshot, origin, category, epoch_name, 1, through, "retention")
                 for newer, (older, end) in self._older.items() if at == zone else ():
-                    if older == epoch_name and end:  # what is known from the older log is not stored again from the newer
+                    if older == epoch_name and end:  # what the older log gave is not stored again from the newer
                         self._gap(snapshot, origin, category, newer, 1, min(through, end), "retention")
             self._known_before(snapshot, machine)
             for (origin, category), gone in self._gone.items():
@@ -270,7 +270,7 @@ class Book:
             self._read_dead_letters(snapshot, machine)
 
     def _known_before(self, snapshot: str, machine: Machine) -> None:
-        """What a zone had received and retention has dropped is known there: under a new epoch it is not stored again."""
+        """What a zone received and retention dropped is known there: under a new epoch it is not stored again."""
         held = {
             (stream.category, *_key(record))
             for stream in machine.disk.streams.values()
@@ -328,7 +328,15 @@ class Book:
         """A gap, under the name it was told with, and under the others that the same log has or had."""
         for name, end in self._others(epoch, first, last):
             self.recorder.record(
-                Gap(snapshot=snapshot, origin=origin, category=category, epoch=name, first=first, last=end, reason=reason)
+                Gap(
+                    snapshot=snapshot,
+                    origin=origin,
+                    category=category,
+                    epoch=name,
+                    first=first,
+                    last=end,
+                    reason=reason,
+                )
             )
 
     def _others(self, epoch: str, first: int, last: int | None) -> list[tuple[str, int | None]]:

@@ -19,7 +19,7 @@ from appliance.boundary.errors import UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.pages import Countersigned, Fact, FetchRequest, Page, PageAnswer, Position, Receipt, Signature
 from appliance.boundary.reasons import Reason
-from tests.sim.machine import Gone, Machine, Process
+from tests.sim.machine import GoneError, Machine, Process
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -63,7 +63,7 @@ class Link:
                 return await work()
             finally:
                 del self._calls[scope]
-        raise UnavailableError(Reason.LINK_DOWN if self.is_cut else Reason.PEER_TIMEOUT, "simulated: no answer")
+        raise UnavailableError(Reason.PEER_TIMEOUT, "simulated: no answer")
 
 
 class RemotePeer:
@@ -113,7 +113,7 @@ class RemotePeer:
                 raise UnavailableError(Reason.LINK_DOWN, "simulated: connection refused")
             try:
                 answer = await process.call(work)
-            except Gone as error:
+            except GoneError as error:
                 raise UnavailableError(Reason.LINK_DOWN, "simulated: connection lost") from error
             await self._travel()
             return answer

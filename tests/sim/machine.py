@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The process that was called is not there (any more); the outcome of the call is unknown."""
 
 
@@ -131,7 +131,8 @@ class SimSource(Source):
     """A source whose zone tells the judge which receipts it took."""
 
     def __init__(self, machine: Machine, policy: ZonePolicy, stores: dict[Category, StoreBuffer]) -> None:
-        super().__init__(policy, stores, machine.ledger, SimKeys(machine.zone, machine.world.book.signed), note=machine.note)
+        keys = SimKeys(machine.zone, machine.world.book.signed)
+        super().__init__(policy, stores, machine.ledger, keys, note=machine.note)
         self._machine = machine
 
     async def confirm_receipt(self, reader: ZoneId, receipt: Receipt) -> Signature:
@@ -190,10 +191,10 @@ class Process:
     async def call(self, work: Callable[[Process], Awaitable[T]]) -> T:
         """Have the process do something. A caller that gives up may or may not end the work with it.
 
-        :raises Gone: the process died before it answered.
+        :raises GoneError: the process died before it answered.
         """
         if self._machine.process is not self:
-            raise Gone
+            raise GoneError
         reply = _Reply()
         self.nursery.start_soon(self._serve, work, reply)
         try:
@@ -205,7 +206,7 @@ class Process:
         if reply.error is not None:
             raise reply.error
         if not reply.answered:
-            raise Gone
+            raise GoneError
         return cast(T, reply.value)
 
     async def _serve(self, work: Callable[[Process], Awaitable[object]], reply: _Reply) -> None:
@@ -240,9 +241,7 @@ class Machine:
 
     def _faults(self, dice: random.Random, lost: float, part: str) -> Faults:
         plan = self.world.plan
-        return Faults(
-            dice, lost, lost, plan.slow, 0.5, tap=lambda what: self._tap(f"{part} {what}")
-        )
+        return Faults(dice, lost, lost, plan.slow, 0.5, tap=lambda what: self._tap(f"{part} {what}"))
 
     # -- life and death ----------------------------------------------------------------------------------------------
 
@@ -257,7 +256,7 @@ class Machine:
                 self.world.trace(f"{self.zone} starts")
                 for crossing in self.process.crossings:
                     nursery.start_soon(crossing.run)
-                await trio.sleep_forever()
+                nursery.start_soon(trio.sleep_forever)
             await trio.sleep(self.world.dice.uniform(0, 2))
 
     def crash(self) -> None:

@@ -18,7 +18,7 @@ from appliance.boundary.names import EVERYONE, Category, MessageId, ProducerId, 
 from appliance.boundary.producing import AppendOutcome, AppendResult, ProducedFact
 from appliance.boundary.reasons import Reason
 from tests.sim.book import SPOILT, peer_of
-from tests.sim.machine import Gone, Machine, Process
+from tests.sim.machine import GoneError, Machine, Process
 from tests.sim.plan import CATEGORIES
 
 if TYPE_CHECKING:
@@ -157,9 +157,7 @@ class Producer:
     def _forgotten(self, unit: list[Sent]) -> bool:
         """A producer does not send again what its zone can no longer know: the facts and the ledger are gone."""
         forgotten = self._world.forgotten
-        return any(
-            (fact.zone, ProducerId(fact.producer), MessageId(fact.fact_id)) in forgotten for fact in unit
-        )
+        return any((fact.zone, ProducerId(fact.producer), MessageId(fact.fact_id)) in forgotten for fact in unit)
 
     def _op(self, fact: Sent) -> str:
         self._world.sent[fact.zone][ProducerId(fact.producer), MessageId(fact.fact_id)] = None
@@ -195,7 +193,7 @@ class Producer:
 
         try:
             return await process.call(append)
-        except (BsfgError, Gone):
+        except (BsfgError, GoneError):
             return None
 
     def _epoch(self, category: Category) -> str:

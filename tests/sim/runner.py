@@ -41,14 +41,14 @@ class Outcome:
 def _page_limit(limit: int) -> Iterator[None]:
     """Make pages small, so that a few facts need several of them."""
     modules = (store, source, sink)
-    before = [module.MAX_PAGE_FACTS for module in modules]
+    before = [vars(module)["MAX_PAGE_FACTS"] for module in modules]
     for module in modules:
-        module.MAX_PAGE_FACTS = limit  # type: ignore[misc]
+        vars(module)["MAX_PAGE_FACTS"] = limit
     try:
         yield
     finally:
         for module, value in zip(modules, before, strict=True):
-            module.MAX_PAGE_FACTS = value  # type: ignore[misc]
+            vars(module)["MAX_PAGE_FACTS"] = value
 
 
 def simulate(seed: int, *, disasters: bool = True, keep: bool = False) -> Outcome:

@@ -93,7 +93,7 @@ class World:
                     for name in ("one", "two"):
                         work.start_soon(Producer(self, machine, name).run)
                 work.start_soon(self._live)
-            while any(machine.process is None for machine in self.machines.values()):
+            while any(m.process is None for m in self.machines.values()):  # noqa: ASYNC110 - virtual time
                 await trio.sleep(0.5)
             self.book.quiet(QUIET_S)
             await self._settle()
@@ -228,7 +228,7 @@ class World:
         return {stream.epochs.get(peer_of(zone), stream.epoch) for stream in stores if stream is not None}
 
     def _forget(self, machine: Machine) -> None:
-        """Ids that neither the ledger nor a log of the zone knows any more: no product could tell them from new ones."""
+        """Ids that neither ledger nor log of the zone knows any more: no product could tell them from new ones."""
         known = {key for zone, key in machine.ledger._ids if zone == machine.zone}
         for category in CATEGORIES:
             stream = self._store(machine.zone, category)
@@ -253,7 +253,7 @@ class World:
         return held
 
     def _leaves_trace(self, fact: Held) -> bool:
-        """Whether the reader of a fact that is gone from its zone knows the log, and will find out that it has ended."""
+        """Whether the reader of a fact gone from its zone knows the log, and will find out that it has ended."""
         if not fact.crosses:
             return False
         peer, now = peer_of(fact.zone), self._store(fact.zone, fact.category)

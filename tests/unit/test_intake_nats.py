@@ -136,27 +136,3 @@ def test_what_the_intake_does_not_do_it_refuses(name: str) -> None:
     wire.deliver([Delivery(subject(), 2, "_R_.x.1", header_block({name: "1"}), payload("a"))])
     assert stub.taken == []
     assert b"unsupported: the header" in wire.sent[0]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Nats-Expected-Last-Sequence",
-        "nats-expected-stream",
-        "Nats-Batch-Id",
-        "Nats-Rollup",
-        "NATS-TTL",
-        "Nats-Schedule",
-        "Nats-Incr",
-    ],
-)
-def test_what_jetstream_would_do_beside_storing_is_refused(name: str) -> None:
-    """Not ignored: the producer would believe that it was done."""
-    wire, stub = Wire(), Stub(AppendResult(AppendOutcome.STORED, 1))
-    NatsIntake(PLANT, Category("audit"), wire, stub)
-    header = header_block({"Nats-Msg-Id": "a", name: "1"})
-    wire.deliver([Delivery(subject(), 2, "_R_.x.1", header, payload("a"))])
-    _, answer = wire.answer()
-    assert answer["error"]["code"] == 400
-    assert answer["error"]["description"] == f"unsupported: the header {name}"
-    assert stub.taken == []

@@ -15,7 +15,7 @@ from appliance.boundary.errors import UnavailableError
 from appliance.boundary.names import EVERYONE, Category, ZoneId
 from appliance.boundary.policy import CategoryPolicy, WhenFull
 from appliance.dev.environment import CATEGORIES
-from appliance.dev.layout import ENTERPRISE, NODE, PLANT, ZONES
+from appliance.dev.layout import ENTERPRISE, NODE, PLANT, ZONES, ProcessName
 from tests.judge import Gap
 from tests.service.world.judgement import Tell, audited, conclude, settle
 from tests.service.world.producers import CONFLICT, DUPLICATE, STORED, Outgoing
@@ -24,6 +24,7 @@ from tests.service.world.zones import AUDIT, OPERATIONAL, TELEMETRY, World, peer
 
 FACTS: Final = 60
 """Of each producer and round."""
+VICTIMS: Final = (ProcessName.AGENT, ProcessName.HUB, ProcessName.PLANT_NATS, ProcessName.ENTERPRISE_NATS)
 
 
 async def _produce(world: World, *, local: bool = True) -> None:
@@ -52,6 +53,13 @@ async def _ids_are_known(world: World, zones: Sequence[ZoneId]) -> None:
         assert [(a.word, a.offset) for a in answers] == [(DUPLICATE, offset) for _, offset in chosen]
         refusals = await producer.send_all([fact.forged(1) for fact, _ in chosen])
         assert {answer.word for answer in refusals} == {CONFLICT}
+
+
+async def _shake(world: World) -> None:
+    """Kill what is just recovering, at moments nobody chose."""
+    for _ in range(4):
+        await asyncio.sleep(world.dice.uniform(0, 1.2))
+        await world.kill_surely(world.dice.choice(VICTIMS))
 
 
 @pytest.mark.parametrize("zones", [(PLANT,), (ENTERPRISE,), ZONES], ids="-".join)
@@ -135,6 +143,7 @@ async def _plant_damaged(folder: Path, tell: Tell, damage: Damage) -> None:
                 assert "the log is not there" in str(await audited(world, PLANT)), "the auditor must say what is gone"
             if damage is Damage.REFLASHED:
                 world.delete_ledger(PLANT)
+        await _shake(world)
         await world.arrived()
         for producer, facts in sent.items():  # half of what had crossed, half of what had not
             answers = await producer.send_all([fact for fact, _ in facts[: FACTS // 2] + facts[-FACTS // 2 :]])
@@ -173,6 +182,7 @@ async def _hub_restored(folder: Path, tell: Tell) -> None:
         lost = {name: _since(world, name) for zone, name in world.producers if zone == ENTERPRISE}
         async with world.stopped():
             world.restore_zone(ENTERPRISE, folder / "copy")
+        await _shake(world)
         for name, facts in lost.items():  # the hub does not know these any more, but the plant has them
             answers = await world.producer(ENTERPRISE, name).send_all(facts)
             assert {answer.word for answer in answers} <= {STORED, DUPLICATE}
