@@ -12,6 +12,12 @@ needs=(
   "python3-venv|python3 -c 'import ensurepip, venv'|makes .venv"
   "ca-certificates|test -s /etc/ssl/certs/ca-certificates.crt|TLS to the package index"
   "curl|command -v curl|the tests call the peer protocol with it"
+  "gcc|command -v gcc|builds tpm2-pytss, which is published as source only"
+  "libc6-dev|test -e /usr/include/stdio.h|the same"
+  "python3-dev|python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path(\"include\") + \"/Python.h\")'|the same"
+  "pkg-config|command -v pkg-config|finds the TPM libraries for that"
+  "libtss2-dev|pkg-config --exists tss2-esys|the TPM libraries, which the keys are used through"
+  "swtpm|command -v swtpm|the software TPM of development and tests"
   "strace|command -v strace|the tests watch with it that what is confirmed was synced to disk"
 )
 

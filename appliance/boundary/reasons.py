@@ -87,6 +87,19 @@ class Reason(StrEnum):
     TRIMMED = "trimmed"
     LEDGER_DAMAGED = "ledger_damaged"
     CHAIN_BROKEN = "chain_broken"
+    # keys and the TPM
+    BAD_KEY = "bad_key"
+    BAD_POLICY = "bad_policy"
+    BAD_RELEASE = "bad_release"
+    BAD_EVIDENCE = "bad_evidence"
+    IMAGE_NOT_SIGNED = "image_not_signed"
+    KEY_LATCHED = "key_latched"
+    TPM_ABSENT = "tpm_absent"
+    TPM_BUSY = "tpm_busy"
+    TPM_REFUSED = "tpm_refused"
+    TPM_UNSUPPORTED = "tpm_unsupported"
+    TPM_ALTERED = "tpm_altered"
+    TPM_FAULT = "tpm_fault"
     # command line
     BAD_INPUT = "bad_input"
     BAD_ENVIRONMENT = "bad_environment"
@@ -267,6 +280,69 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "the chain over the facts does not fit",
         "do not trust this log before it is explained; run 'bsfg audit verify'",
         _C.DATA_LOSS,
+    ),
+    _R.BAD_KEY: _T(
+        "the key has the wrong kind or cannot be read",
+        "operators' keys are EC P-256, image keys RSA with 2048 bits or more",
+        exit=_E.USAGE,
+    ),
+    _R.BAD_POLICY: _T(
+        "the parts do not make the policy of a boundary key", "correct the named part; nothing was changed"
+    ),
+    _R.BAD_RELEASE: _T(
+        "the release is not one that two operators signed for this box and this counter",
+        "sign a new release against the box's present evidence",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.BAD_EVIDENCE: _T(
+        "the box's evidence is not certified by the attestation key it was enrolled with, or differs from enrolment",
+        "do not sign a release before this is explained",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.IMAGE_NOT_SIGNED: _T(
+        "no signature of the image key covers what was booted",
+        "boot an image of the enrolled builder; its signatures come with it",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.KEY_LATCHED: _T(
+        "the boundary key is locked: the box is in quarantine",
+        "local work goes on; two operators can release the box",
+        _C.PERMISSION_DENIED,
+        _E.QUARANTINED,
+    ),
+    _R.TPM_ABSENT: _T(
+        "the TPM cannot be reached",
+        "check that the TPM is switched on in the firmware and the device is free; nothing takes its place",
+        _C.UNAVAILABLE,
+        _E.NOT_READY,
+    ),
+    _R.TPM_BUSY: _T(
+        "the TPM cannot take the command now", "it is tried again; try again in a moment", _C.UNAVAILABLE, _E.NOT_READY
+    ),
+    _R.TPM_REFUSED: _T(
+        "the TPM refused: the policy or authorisation does not hold",
+        "compare counter and PCR values with those of enrolment",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.TPM_UNSUPPORTED: _T(
+        "this TPM lacks a command or algorithm that the boundary key needs",
+        "use a TPM 2.0 of revision 1.38 or later, with PolicyAuthorizeNV",
+        _C.FAILED_PRECONDITION,
+        _E.NOT_READY,
+    ),
+    _R.TPM_ALTERED: _T(
+        "what is in the TPM is not what this box was provisioned with",
+        "do not trust the box before this is explained; it must be enrolled again",
+        _C.DATA_LOSS,
+    ),
+    _R.TPM_FAULT: _T(
+        "the TPM answered with an error that is not expected here",
+        "see the detail; try again after a restart",
+        _C.INTERNAL,
     ),
     _R.BAD_INPUT: _T("the input cannot be used", "correct the named line or option", exit=_E.USAGE),
     _R.BAD_ENVIRONMENT: _T(

@@ -21,6 +21,8 @@ COMMANDS: Final = {
     "demo": ("appliance.cli.demo", "Watch facts cross between two zones, on this machine."),
     "dev": ("appliance.cli.dev", "Run a two-zone environment on this machine."),
     "fact": ("appliance.cli.fact", "Append facts to a zone, and read the facts a zone has."),
+    "operator": ("appliance.cli.operator", "Make the keys of operators."),
+    "policy": ("appliance.cli.policy", "Show the policy of a boundary key."),
     "status": ("appliance.cli.status", "Show how both zones are, and what waits to cross."),
 }
 """Each command: the module that has it under its own name, and what it is for; only the one that is called is imported.
