@@ -27,9 +27,10 @@ class BsfgError(Exception):
     """
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
-        super().__init__(reason, detail)
+        # What a peer or producer sent may stand in here, and must be fit for logs, headers and answers.
+        self.detail = detail.encode(errors="backslashreplace").decode()
+        super().__init__(reason, self.detail)
         self.reason = reason
-        self.detail = detail
 
     @property
     def text(self) -> ReasonText:

@@ -119,6 +119,8 @@ class FactSubject:
                 Reason.BAD_NAME, f"subject {subject[:128]!r}: facts.<category>.<origin>.<to>.<producer>[.<kind>...]"
             )
         category, origin, to, producer, *kind = tokens
+        if kind and not kind[-1]:
+            raise RefusedError(Reason.BAD_NAME, f"subject {subject[:128]!r} ends with a dot")
         return cls(
             parse_category(category),
             parse_zone(origin),

@@ -82,7 +82,7 @@ _LOG_STATE: Final = (
 )
 _ADD_ID: Final = """
 INSERT INTO ids (origin, producer, message_id, log, offset, digest) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET log = excluded.log, offset = excluded.offset
+ON CONFLICT DO UPDATE SET log = excluded.log, offset = excluded.offset, digest = excluded.digest
 WHERE EXISTS (SELECT 1 FROM logs WHERE logs.id = ids.log AND ids.offset > logs.kept)
 """
 _KNOWN: Final = """

@@ -17,7 +17,7 @@ from appliance.boundary.service import Boundary
 from appliance.node.config import NodeConfig
 from appliance.node.status import CrossingReport, PeerStatus, Problem
 from appliance.node.zone import ZoneRuntime, wall_clock_ms
-from appliance.peer.audit import OK, AuditRecord, log_audit
+from appliance.peer.audit import CANCELLED, OK, AuditRecord, log_audit
 from appliance.peer.server import ServerConfig, serve
 
 SILENT_AFTER_S: Final = 20.0
@@ -63,7 +63,7 @@ class Hub:
             if record.caller == zone:
                 self._called[zone] = trio.current_time()
                 self._zone.modes.reached(zone, behind=False, now=trio.current_time())
-                refused = status.refused + (record.outcome != OK)
+                refused = status.refused + (record.outcome not in (OK, CANCELLED))
                 self._peers[zone] = replace(
                     status, last_call_unix_ms=wall_clock_ms(), calls=status.calls + 1, refused=refused
                 )
