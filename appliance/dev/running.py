@@ -90,15 +90,18 @@ async def run_environment(layout: Layout, report: Callable[[Progress], None]) ->
         _write_down(environment, running)
 
     supervisor = Supervisor(child_specs(environment, broker), link, layout.socket, remember, report=report)
+    failed: BsfgError | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_on_signal, supervisor)
             await supervisor.run()
             nursery.cancel_scope.cancel()
     except* BsfgError as errors:
-        raise first_error(errors) from None
+        failed = first_error(errors)
     finally:
         layout.pids.unlink(missing_ok=True)
+    if failed is not None:  # not in the clause above: before Python 3.11.4 it would come out as a group
+        raise failed
         write_document(environment)
 
 

@@ -119,10 +119,13 @@ class Supervisor:
         :raises ChildFailedError: a process does not become ready.
         :raises UnavailableError: ``port_taken``: of the link.
         """
+        failed: BsfgError | None = None
         try:
             await self._run()
         except* BsfgError as errors:
-            raise first_error(errors) from None
+            failed = first_error(errors)
+        if failed is not None:  # not in the clause above: before Python 3.11.4 it would come out as a group
+            raise failed
 
     async def _run(self) -> None:
         async with trio.open_nursery() as services:
