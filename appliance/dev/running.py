@@ -100,9 +100,9 @@ async def run_environment(layout: Layout, report: Callable[[Progress], None]) ->
         failed = first_error(errors)
     finally:
         layout.pids.unlink(missing_ok=True)
+        write_document(environment)
     if failed is not None:  # not in the clause above: before Python 3.11.4 it would come out as a group
         raise failed
-        write_document(environment)
 
 
 def _write_down(environment: Environment, running: Identities) -> None:
