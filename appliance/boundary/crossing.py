@@ -3,29 +3,31 @@
 
 A pull is a remote source and the local sink; a push is the local source and a remote sink. This module does not know
 which: it is run by the side that dials, and obeys the frontier, the credit and the pauses the sink answers with.
+Receipts go beside the pages (:mod:`appliance.boundary.confirming`): no page waits for a signature.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import trio
 
 from appliance.boundary.claims import Signal
+from appliance.boundary.confirming import Confirmer
 from appliance.boundary.errors import BsfgError, PositionError, RefusedError
 from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.pages import (
     MAX_PAGE_BYTES,
     MAX_PAGE_FACTS,
     START,
-    Countersigned,
     FetchRequest,
     Page,
     PageAnswer,
     Position,
     Receipt,
+    Signature,
 )
 from appliance.boundary.ports import SinkPort, SourcePort
 from appliance.boundary.reasons import Reason
@@ -33,11 +35,30 @@ from appliance.boundary.transfer import Backoff, Event, Step, TransferMachine
 
 _log = logging.getLogger(__name__)
 
-_AWAY = frozenset((Reason.LINK_DOWN, Reason.PEER_TIMEOUT))
-"""Reasons that mean: the boundary itself cannot be reached."""
+_AWAY = frozenset(
+    (
+        Reason.LINK_DOWN,
+        Reason.PEER_TIMEOUT,
+        # The peer, or we: one of the two may not speak to the other now.
+        Reason.BAD_CERTIFICATE,
+        Reason.UNKNOWN_PEER,
+        Reason.ATTESTATION_STALE,
+        Reason.ATTESTATION_FAILED,
+        Reason.NO_SESSION,
+        Reason.NOT_ENROLLED,
+        Reason.TIME_UNKNOWN,
+        Reason.KEY_LATCHED,
+        Reason.KEEPER_UNAVAILABLE,
+        Reason.TPM_ABSENT,
+        Reason.TPM_BUSY,
+        Reason.TPM_REFUSED,
+        Reason.TPM_FAULT,
+    )
+)
+"""Reasons that mean: the boundary itself cannot be reached, be it for want of a link or of a proof of who we are."""
 
-CONFIRM_AGAIN_S = 60.0
-"""How often the newest receipt is handed over again while nothing crosses: the source may have lost it."""
+RECEIPT_LOOK_MS = 100
+"""How soon the receiver is asked again, at first, for a receipt that it is still signing."""
 
 
 @dataclass(slots=True)
@@ -56,6 +77,15 @@ class CrossingStatus:
     reachable: bool = False
     last_exchange: float | None = None
     problem: BsfgError | None = None
+    receipt_problem: BsfgError | None = None
+    """Why receipts do not get through; facts cross all the same."""
+
+    def problems(self) -> Iterator[tuple[BsfgError, str]]:
+        """What is wrong now, and where."""
+        if self.problem is not None:
+            yield self.problem, self.name
+        if self.receipt_problem is not None and self.receipt_problem is not self.problem:
+            yield self.receipt_problem, f"{self.name}, receipts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +122,8 @@ class Crossing:
         self._source, self._sink = source, sink
         self._wait_ms, self._page_facts = wait_ms, page_facts
         self._backoff = backoff or Backoff()
+        self._confirmer = Confirmer(name, self._confirm_receipt, self._confirmed, self._backoff)
+        self._looks = 0
         self._observer = observer or Observer()
         self._back = back or Signal()
         self._machine = TransferMachine()
@@ -101,10 +133,6 @@ class Crossing:
         self._page: Page | None = None
         self._prefetched: Page | None = None
         self._credit = page_facts
-        self._receipt: Receipt | None = None
-        self._confirmed: Receipt | None = None
-        self._confirmed_at = 0.0
-        self._countersigned: Countersigned | None = None
         self._steps: dict[Step, Callable[[], Awaitable[Event]]] = {
             Step.LOCATE: self._locate,
             Step.FETCH: self._fetch,
@@ -114,11 +142,13 @@ class Crossing:
         }
 
     async def run(self) -> None:
-        """Walk the table for ever; ends only by cancellation or a defect."""
-        while True:
-            await self.step()
+        """Walk the table for ever, and hand over receipts beside it; ends only by cancellation or a defect."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._confirmer.run)
+            while True:
+                await self._step()
 
-    async def step(self) -> Event:
+    async def _step(self) -> None:
         """Carry out one step and take its transition."""
         try:
             event = await self._steps[self._machine.step]()
@@ -127,7 +157,7 @@ class Crossing:
         except BsfgError as error:
             event = self._failed(error)
         self.status.step = self._machine.apply(event)
-        return event
+        self.status.receipt_problem = self._confirmer.problem
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -136,15 +166,16 @@ class Crossing:
         answer = await self._sink.append_page(self._origin, self._probe())
         self._epoch, self._at = answer.epoch, answer.frontier
         self._credit = self._page_facts
-        self._receipt, self._confirmed = answer.receipt, None  # either side may have forgotten the last one
-        self._first_look = True
+        self._confirmer.forget()  # either side may have forgotten what it was given
+        self._confirmer.offer(answer.receipt)
+        self._first_look, self._looks = True, 0
         return Event.LOCATED
 
     async def _fetch(self) -> Event:
         page, self._prefetched = self._prefetched, None
         if page is None:
             # The first look does not wait: whether there is a backlog must be known at once.
-            page = await self._fetch_after(self._at, 0 if self._first_look else self._wait_ms)
+            page = await self._fetch_after(self._at, 0 if self._first_look else self._patience_ms())
             self._first_look = False
         self._check(page)
         self._epoch, self._page = page.epoch, page
@@ -169,21 +200,15 @@ class Crossing:
         return await self._obey(answer)
 
     async def _confirm(self) -> Event:
-        if self._receipt is None and self._epoch:
-            answer = await self._sink.append_page(self._origin, self._probe(), self._take_countersigned())
-            self._receipt = answer.receipt
+        if self._epoch:
+            answer = await self._sink.append_page(self._origin, self._probe(), self._confirmer.take_countersigned())
             if answer.frontier != self._at:
                 self._at = answer.frontier
                 return Event.MOVED
-        receipt, self._receipt = self._receipt, None
-        now = trio.current_time()
-        if receipt is not None and (receipt != self._confirmed or now - self._confirmed_at >= CONFIRM_AGAIN_S):
-            signature = await self._source.confirm_receipt(self._reader, receipt)
-            self._confirmed, self._confirmed_at = receipt, now
-            self._countersigned = Countersigned(receipt, signature)
-            self.status.confirmed = receipt.through.offset
-        if self._countersigned is not None and self._epoch:
-            await self._sink.append_page(self._origin, self._probe(), self._take_countersigned())
+            self._confirmer.offer(answer.receipt)
+            is_newest = self._at == START or (answer.receipt is not None and answer.receipt.through == self._at)
+            # Somebody is still signing: look again soon, and ever less often, for that may take as long as it likes.
+            self._looks = 0 if is_newest and not self._confirmer.is_busy else self._looks + 1
         self._exchanged(behind=self.status.lag > 0)
         return Event.CONFIRMED
 
@@ -210,7 +235,7 @@ class Crossing:
             if page.pending > 0:
                 nursery.start_soon(self._prefetch, page.through)
             try:
-                outcome = await self._sink.append_page(self._origin, page, self._take_countersigned())
+                outcome = await self._sink.append_page(self._origin, page, self._confirmer.take_countersigned())
             except BsfgError as error:  # raised again outside, so that it does not come as a group
                 nursery.cancel_scope.cancel()
                 outcome = error
@@ -246,12 +271,21 @@ class Crossing:
         self._credit = max(1, min(answer.credit_facts, self._page_facts))
         if answer.retry_after_ms > 0:
             await trio.sleep(answer.retry_after_ms / 1000)
-        self._receipt = answer.receipt  # one from before this page says less
-        return Event.RECEIPT_DUE if answer.receipt is not None else Event.COMMITTED
+        self._confirmer.offer(answer.receipt)
+        self._looks = 0
+        return Event.COMMITTED
 
-    def _take_countersigned(self) -> Countersigned | None:
-        countersigned, self._countersigned = self._countersigned, None
-        return countersigned
+    def _patience_ms(self) -> int:
+        """How long to wait for facts: less while a receipt or a countersignature is on its way."""
+        if self._looks == 0 and not self._confirmer.is_busy:
+            return self._wait_ms
+        return min(self._wait_ms, RECEIPT_LOOK_MS << min(self._looks, 16))
+
+    async def _confirm_receipt(self, receipt: Receipt) -> Signature:
+        return await self._source.confirm_receipt(self._reader, receipt)
+
+    def _confirmed(self, receipt: Receipt) -> None:
+        self.status.confirmed = receipt.through.offset
 
     def _update(self, page: Page) -> None:
         status = self.status

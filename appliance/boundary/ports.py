@@ -189,8 +189,13 @@ class BoundaryPort(SourcePort, SinkPort, Protocol):
 class KeysPort(Protocol):
     """The zone's boundary key and identity."""
 
-    def sign(self, statement: bytes) -> Signature:
-        """Sign a receipt statement with the zone's boundary key."""
+    async def sign(self, statement: bytes) -> Signature:
+        """Sign a statement with the zone's boundary key. A TPM takes up to a second: no page may wait for it.
+
+        :raises ValueError: it does not begin as statements do.
+        :raises DeniedError: ``key_latched`` and others: the key may not be used now.
+        :raises UnavailableError: the key cannot be reached now.
+        """
         ...
 
     def verify(self, zone: ZoneId, statement: bytes, signature: Signature) -> bool:

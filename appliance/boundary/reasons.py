@@ -66,6 +66,8 @@ class Reason(StrEnum):
     # identity and policy
     UNKNOWN_PEER = "unknown_peer"
     BAD_CERTIFICATE = "bad_certificate"
+    NO_SESSION = "no_session"
+    CERTIFICATE_ENDS = "certificate_ends"
     BAD_CREDENTIAL = "bad_credential"
     CATEGORY_DENIED = "category_denied"
     BAD_RECEIPT = "bad_receipt"
@@ -100,8 +102,46 @@ class Reason(StrEnum):
     TPM_UNSUPPORTED = "tpm_unsupported"
     TPM_ALTERED = "tpm_altered"
     TPM_FAULT = "tpm_fault"
+    # the keeper
+    KEEPER_UNAVAILABLE = "keeper_unavailable"
+    CALLER_DENIED = "caller_denied"
+    NO_SUCCESSOR = "no_successor"
+    SUCCESSOR_WAITS = "successor_waits"
+    NOT_ENROLLED = "not_enrolled"
+    TIME_UNKNOWN = "time_unknown"
+    UNKNOWN_SECRET = "unknown_secret"  # noqa: S105 - a code, no secret
+    # local credentials
+    BAD_LOCAL_KEYS = "bad_local_keys"
+    UNKNOWN_APPLICATION = "unknown_application"
+    APPLICATION_EXISTS = "application_exists"
+    # enrolment
+    BAD_DOCUMENT = "bad_document"
+    EK_UNCERTIFIED = "ek_uncertified"
+    EK_UNKNOWN_VENDOR = "ek_unknown_vendor"
+    EK_MISMATCH = "ek_mismatch"
+    BAD_PROOF = "bad_proof"
+    CHALLENGE_EXPIRED = "challenge_expired"
+    BAD_VOUCHER = "bad_voucher"
+    VOUCHER_EXPIRED = "voucher_expired"
+    VOUCHER_FOREIGN = "voucher_foreign"
+    VOUCHER_USED = "voucher_used"
+    BOX_DENIED = "box_denied"
+    BOX_REVOKED = "box_revoked"
+    BOX_REPLACED = "box_replaced"
+    BOX_QUARANTINED = "box_quarantined"
+    BOX_OF_OTHER_ZONE = "box_of_other_zone"
+    ZONE_TAKEN = "zone_taken"
+    UNKNOWN_BOX = "unknown_box"
+    OFFICE_UNUSABLE = "office_unusable"
+    AUTHORITY_UNAVAILABLE = "authority_unavailable"
+    # time and attestation
+    BAD_TIME_TOKEN = "bad_time_token"  # noqa: S105 - a code, no password
+    BAD_MEASUREMENTS = "bad_measurements"
+    ATTESTATION_STALE = "attestation_stale"
+    ATTESTATION_FAILED = "attestation_failed"
     # command line
     BAD_INPUT = "bad_input"
+    NOT_CONFIRMED = "not_confirmed"
     BAD_ENVIRONMENT = "bad_environment"
     ALREADY_RUNNING = "already_running"
     NOT_RUNNING = "not_running"
@@ -194,6 +234,15 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "it needs exactly one dNSName, equal to its issuing CA's constraint",
         _C.UNAUTHENTICATED,
         _E.DENIED,
+    ),
+    _R.NO_SESSION: _T(
+        "there is no session certificate to prove this zone with",
+        "local work goes on; the keeper writes one as soon as it can: see what it says of itself",
+        _C.UNAVAILABLE,
+        _E.NOT_READY,
+    ),
+    _R.CERTIFICATE_ENDS: _T(
+        "a certificate ends soon, or has ended", "renew it before it ends; see which one", exit=_E.NOT_READY
     ),
     _R.BAD_CREDENTIAL: _T(
         "the credential is missing or unknown", "use a producer credential of this zone", _C.UNAUTHENTICATED, _E.DENIED
@@ -344,7 +393,180 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "see the detail; try again after a restart",
         _C.INTERNAL,
     ),
+    _R.KEEPER_UNAVAILABLE: _T(
+        "the keeper does not answer",
+        "local work goes on; it restarts by itself; see its log",
+        _C.UNAVAILABLE,
+        _E.NOT_READY,
+    ),
+    _R.CALLER_DENIED: _T(
+        "this user may not ask the keeper for that",
+        "run it as the user that keeper.toml names for it",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.NO_SUCCESSOR: _T(
+        "no new key waits to take over",
+        "name the other operators in the keeper's configuration and restart it; a box in quarantine must be released",
+        _C.FAILED_PRECONDITION,
+        _E.NOT_READY,
+    ),
+    _R.SUCCESSOR_WAITS: _T(
+        "the configuration names other operators or another image key: a new key waits to be enrolled",
+        "enrol it through the keeper's second socket (keeper-next.sock); until then the old key stays in use",
+    ),
+    _R.NOT_ENROLLED: _T(
+        "the box has no device certificate of a hub yet",
+        "enrol it: 'bsfg enrol'; local work goes on",
+        _C.FAILED_PRECONDITION,
+        _E.NOT_READY,
+    ),
+    _R.TIME_UNKNOWN: _T(
+        "the box has not learnt the time from its hub since it started",
+        "it asks by itself as soon as the hub can be reached",
+        _C.UNAVAILABLE,
+        _E.NOT_READY,
+    ),
+    _R.UNKNOWN_SECRET: _T("no secret of this name is kept", "check the name; seal it first"),
+    _R.BAD_LOCAL_KEYS: _T(
+        "the folder of local keys is damaged, or of another zone",
+        "restore it from a copy; without one, remove it and hand out all local credentials anew",
+        exit=_E.NOT_READY,
+    ),
+    _R.UNKNOWN_APPLICATION: _T(
+        "no local application has this name", "see the names with 'bsfg credential list'", exit=_E.FAILURE
+    ),
+    _R.APPLICATION_EXISTS: _T(
+        "a local application has this name already, with other rights",
+        "take another name, or revoke it first with 'bsfg credential revoke NAME'",
+    ),
+    _R.BAD_DOCUMENT: _T(
+        "the document is not one of this format, or not in its one form",
+        "use the file as the other side wrote it; do not edit or reformat it",
+    ),
+    _R.EK_UNCERTIFIED: _T(
+        "the TPM has no endorsement certificate, so nothing proves that it is a TPM",
+        "take a TPM whose vendor certifies it; a software TPM needs a certificate of its own test CA",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.EK_UNKNOWN_VENDOR: _T(
+        "the endorsement certificate is of no TPM vendor that this hub knows",
+        "if you trust the vendor, put its CA certificates into the hub's folder of TPM vendors",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.EK_MISMATCH: _T(
+        "the endorsement certificate belongs to another TPM than the one in this box",
+        "somebody copied a certificate, or the mainboard was changed; find out before you enrol the box",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.BAD_PROOF: _T(
+        "the box did not prove that its keys are in the TPM it names, under the policy this site demands",
+        "see the detail; provision the box again with this site's operators and image, then start anew",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.CHALLENGE_EXPIRED: _T(
+        "the challenge is unknown here, answered already, or too old",
+        "start again with a new request",
+        _C.FAILED_PRECONDITION,
+    ),
+    _R.BAD_VOUCHER: _T(
+        "the voucher is not signed by an enrolment operator of this hub, or is for another zone",
+        "ask an enrolment operator for a voucher for this box and this zone",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.VOUCHER_EXPIRED: _T(
+        "the voucher has expired", "ask an enrolment operator for a new voucher", _C.PERMISSION_DENIED, _E.DENIED
+    ),
+    _R.VOUCHER_FOREIGN: _T(
+        "the voucher was made for another TPM than the one in this box",
+        "if it was meant for this box, compare 'bsfg enrol fingerprint' with the voucher; else it was stolen",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.VOUCHER_USED: _T(
+        "the voucher was used before", "a voucher is good once; ask for a new one", _C.PERMISSION_DENIED, _E.DENIED
+    ),
+    _R.BOX_DENIED: _T(
+        "an operator of the hub has refused this box",
+        "the hub's 'bsfg hub approve' can still let it in",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.BOX_REVOKED: _T(
+        "this box was revoked at the hub",
+        "it is let in again only after 'bsfg hub approve' at the hub, if it should be at all",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.BOX_REPLACED: _T(
+        "another box has taken this box's place",
+        "switch this one off, or enrol it for another zone",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.BOX_QUARANTINED: _T(
+        "this TPM is in quarantine; a new key does not end that",
+        "two operators must release the box first: 'bsfg release'",
+        _C.PERMISSION_DENIED,
+        _E.QUARANTINED,
+    ),
+    _R.BOX_OF_OTHER_ZONE: _T(
+        "this TPM is enrolled for another zone",
+        "a TPM serves one zone; revoke the other enrolment first",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.ZONE_TAKEN: _T(
+        "this zone already has another box",
+        "if that box is broken: 'bsfg hub replace ZONE' at the hub",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.UNKNOWN_BOX: _T(
+        "the hub knows no such box or zone", "'bsfg hub boxes' and 'bsfg hub pending' list them", exit=_E.USAGE
+    ),
+    _R.OFFICE_UNUSABLE: _T(
+        "the folder is no enrolment office, or its files cannot be used",
+        "make one with 'bsfg hub init --office DIR'; what is damaged comes from a backup",
+        _C.UNAVAILABLE,
+        _E.NOT_READY,
+    ),
+    _R.AUTHORITY_UNAVAILABLE: _T(
+        "the hub's CA cannot sign", "see the detail: key file, passphrase, or TPM", _C.UNAVAILABLE, _E.NOT_READY
+    ),
+    _R.BAD_TIME_TOKEN: _T(
+        "the time token is not this hub's answer to this box's question, or goes back behind what is known",
+        "compare the hub's clock with the true time; the box asks again by itself",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.BAD_MEASUREMENTS: _T(
+        "the reference measurements are not signed by the image builder's key, or older than those in use",
+        "use the file that was published with the image",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.ATTESTATION_STALE: _T(
+        "this box has not shown fresh evidence of what it runs",
+        "it attests by itself every few minutes; see the box's status for what hinders it",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
+    _R.ATTESTATION_FAILED: _T(
+        "what this box runs is not what the hub expects of it",
+        "see the hub's findings; do not let the box back before they are explained",
+        _C.PERMISSION_DENIED,
+        _E.DENIED,
+    ),
     _R.BAD_INPUT: _T("the input cannot be used", "correct the named line or option", exit=_E.USAGE),
+    _R.NOT_CONFIRMED: _T(
+        "it was not confirmed, and nothing was done", "read what is asked; answer 'y', or give --yes if nobody can"
+    ),
     _R.BAD_ENVIRONMENT: _T(
         "the folder is not an environment of this program", "create one with 'bsfg dev up --dir DIR'", exit=_E.NOT_READY
     ),

@@ -93,7 +93,14 @@ class Trimmer:
         return decided
 
     async def _confirmed(self, category: Category, store: StoreBuffer, log: LogPort) -> int:
-        """The offset that every peer which may fetch the category has confirmed; 0 without any such peer."""
-        readers = [peer for peer, policy in self._policy.peers.items() if category in policy.fetch]
-        receipts = [await self._ledger.last_receipt(store.log_id(log.epoch_for(reader)), reader) for reader in readers]
-        return min((receipt.through.offset if receipt is not None else 0 for receipt in receipts), default=0)
+        """The offset in front of which every peer that may fetch the category has confirmed what is addressed to it.
+
+        0 without any such peer.
+        """
+        account, confirmed = store.log_id(log.epoch), []
+        for reader in [peer for peer, policy in self._policy.peers.items() if category in policy.fetch]:
+            receipt = await self._ledger.last_receipt(store.log_id(log.epoch_for(reader)), reader)
+            offset = receipt.through.offset if receipt is not None else 0
+            missing = await self._ledger.rows(account, offset, 1, reader)
+            confirmed.append(missing[0].offset - 1 if missing else store.end.offset)
+        return min(confirmed, default=0)

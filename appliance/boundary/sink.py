@@ -3,9 +3,9 @@
 
 Theory of operation: one forward buffer per (origin, category, epoch), one writer. A page must start at the frontier,
 which is read from the log alone. :mod:`appliance.boundary.judging` decides what of it is stored and what is diverted; a
-diverted fact is *consumed*: it never stops the facts behind it. Order of writing: dead letters, diverted rows of the
-ledger, log (facts and position in one batch), the whole page in the ledger, answer. A crash between any two repeats the
-same decisions and changes nothing twice.
+diverted fact is *consumed*: it never stops the facts behind it. :mod:`appliance.boundary.forward` writes, and only then
+is the page answered. Receipts are signed beside the pages (:mod:`appliance.boundary.receipts`): an answer carries the
+newest one there is, and one that is still being signed comes with a later answer.
 """
 
 from __future__ import annotations
@@ -17,29 +17,16 @@ import trio
 
 from appliance.boundary.claims import IdClaims, Signal
 from appliance.boundary.errors import BsfgError, DeniedError, PositionError, RefusedError
-from appliance.boundary.judging import Judged, check_facts, judge
-from appliance.boundary.messages import Message
+from appliance.boundary.forward import ForwardBuffer
+from appliance.boundary.judging import Judged
 from appliance.boundary.names import Category, ZoneId
-from appliance.boundary.pages import (
-    MAX_PAGE_BYTES,
-    MAX_PAGE_FACTS,
-    START,
-    Countersigned,
-    Page,
-    PageAnswer,
-    Position,
-    Receipt,
-)
+from appliance.boundary.pages import START, Countersigned, GapReason, Page, PageAnswer, Receipt
 from appliance.boundary.policy import ZonePolicy
-from appliance.boundary.ports import KeysPort, LedgerPort, LogPort, LogsPort
+from appliance.boundary.ports import KeysPort, LedgerPort, LogsPort
 from appliance.boundary.reasons import Reason
-from appliance.boundary.records import (
-    Incident,
-    LogId,
-    StoredRecord,
-    position_marker,
-    received_row,
-)
+from appliance.boundary.receipts import ReceiptSigner
+from appliance.boundary.records import Incident, LogId
+from appliance.boundary.transfer import Backoff
 
 _log = logging.getLogger(__name__)
 
@@ -51,128 +38,11 @@ RECEIPT_EVERY_FACTS = 10_000
 RECEIPT_EVERY_S = 10.0
 
 
-class ForwardBuffer:
-    """The facts received from one epoch of an origin's log. Settles itself from log and ledger."""
-
-    def __init__(self, log_id: LogId, me: ZoneId, logs: LogsPort, ledger: LedgerPort, claims: IdClaims) -> None:
-        self.log_id = log_id
-        self.lock = trio.Lock()
-        self.frontier = START
-        self.receipted: Receipt | None = None
-        self.receipted_at = -RECEIPT_EVERY_S
-        self.seq = 0
-        self._marked = START
-        self._me = me
-        self._logs = logs
-        self._ledger = ledger
-        self._claims = claims
-        self._log: LogPort | None = None
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether log and ledger are level."""
-        return self._log is not None
-
-    async def settled(self) -> LogPort:
-        """The log with frontier and ledger level with it; call with :attr:`lock` held."""
-        if self._log is None:
-            log = await self._logs.open_forward(self.log_id)
-            await self._settle(log)
-            self.receipted = await self._ledger.last_receipt(self.log_id, self._me)
-            if self.receipted is not None and self.receipted.through.offset > self.frontier.offset:
-                self.receipted = None  # this copy is older than what was confirmed: confirm anew from here
-            self._log = log
-        return self._log
-
-    def unsettle(self) -> None:
-        """The outcome of a write is unknown: read the log again before the next step."""
-        self._log, self._marked = None, START
-
-    async def commit(self, page: Page) -> Judged:
-        """Commit a page that starts at the frontier; call with :attr:`lock` held."""
-        log = await self.settled()
-        checked = check_facts(self.log_id, self._me, page)
-        keys = [content.key for content in checked.values() if isinstance(content, Message)]
-        async with self._claims.hold(self.log_id.origin, keys):
-            known = await self._ledger.known(self.log_id.origin, keys)
-            judged = judge(self.log_id, page, checked, known, self.seq)
-            try:
-                for letter in judged.dead:
-                    await self._logs.keep_dead_letter(letter)
-                if diverted := [row for row in judged.rows if row.seq == 0]:
-                    # The log will not hold these; without them nobody could compute its chain again after a crash.
-                    await self._ledger.record(self.log_id, diverted, self.frontier, self.seq)
-                seq = await log.append(judged.records, self.seq) if judged.records else self.seq
-                await self._ledger.record(self.log_id, judged.rows, judged.through, seq)
-            except RefusedError:
-                raise  # nothing was stored
-            except (BsfgError, trio.Cancelled):
-                self.unsettle()
-                raise
-        self.seq, self.frontier = seq, judged.through
-        return judged
-
-    async def mark_idle(self) -> None:
-        """Leave a position marker, so that the position outlives the facts; call with :attr:`lock` held."""
-        log = await self.settled()
-        if self.frontier in (START, self._marked):
-            return
-        last = await log.last()
-        if last is not None and not last.is_fact and last.position == self.frontier:
-            self._marked = self.frontier
-            return
-        await self.mark()
-
-    async def mark(self) -> None:
-        """Leave a position marker. Nothing that was sent to the log before, and is late, can be stored behind it."""
-        log = await self.settled()
-        try:
-            self.seq = await log.append([position_marker(self.frontier)], self.seq)
-            await self._ledger.record(self.log_id, [], self.frontier, self.seq)
-            self._marked = self.frontier
-        except (BsfgError, trio.Cancelled):
-            self.unsettle()
-            raise
-
-    async def _settle(self, log: LogPort) -> None:
-        state, last = await log.state(), await log.last()
-        account = await self._ledger.log(self.log_id)
-        at, seq = (account.through, account.seq) if account is not None else (START, 0)
-        if seq > state.last:
-            # The log is an older copy: what it does not hold was not received, and its ids are free again.
-            at, seq = (last.position if last is not None else START), state.last
-            await self._ledger.truncate(self.log_id, at, seq)
-        if not await self._is_of(log, at, seq, last):
-            # The log was restored and then went on in another way: only what it holds now was received.
-            at, seq = START, 0
-            await self._ledger.truncate(self.log_id, at, seq)
-        while seq < state.last:
-            records = await log.read(seq, MAX_PAGE_FACTS, MAX_PAGE_BYTES)
-            if not records:
-                break
-            rows = [row for record in records if (row := received_row(record)) is not None]
-            at, seq = records[-1].position, records[-1].seq
-            await self._ledger.record(self.log_id, rows, at, seq)
-        if await self._ledger.rows(self.log_id, at.offset, 1):
-            await self._ledger.truncate(self.log_id, at, seq)  # diverted facts of a page that did not get into the log
-        self.frontier, self.seq = at, state.last
-
-    async def _is_of(self, log: LogPort, at: Position, seq: int, last: StoredRecord | None) -> bool:
-        """Whether a position at a sequence belongs to this log, as far as what is left of it can tell."""
-        if last is None or seq == 0:
-            return True
-        if last.seq == seq:
-            return last.position == at
-        if last.seq < seq:  # retention has dropped what stood there: what stands before must be in the account
-            rows = await self._ledger.rows(self.log_id, last.position.offset - 1, 1)
-            return not rows or rows[0].offset != last.position.offset or rows[0].head == last.position.head
-        for record in await log.read(seq - 1, 1, MAX_PAGE_BYTES):
-            return record.position == at or (record.seq > seq and record.position.offset > at.offset)
-        return True
-
-
 class Sink:
-    """Takes pages from other zones; implements :class:`~appliance.boundary.ports.SinkPort`."""
+    """Takes pages from other zones; implements :class:`~appliance.boundary.ports.SinkPort`.
+
+    Receipts are signed by :meth:`run`; without it pages are committed as ever, and nobody gets a receipt.
+    """
 
     def __init__(
         self,
@@ -184,6 +54,7 @@ class Sink:
         *,
         wall_clock_ms: Callable[[], int],
         note: Callable[[Incident], None],
+        backoff: Backoff | None = None,
     ) -> None:
         self.changed = Signal()
         self._policy = policy
@@ -191,8 +62,8 @@ class Sink:
         self._ledger = ledger
         self._keys = keys
         self._claims = claims
-        self._wall_clock_ms = wall_clock_ms
         self._note = note
+        self._signer = ReceiptSigner(policy.zone, ledger, keys, wall_clock_ms=wall_clock_ms, note=note, backoff=backoff)
         self._buffers: dict[LogId, ForwardBuffer] = {}
         self._current: dict[tuple[ZoneId, Category], bytes] = {}
         self._relocated: set[tuple[ZoneId, Category]] = set()
@@ -200,6 +71,15 @@ class Sink:
         self._ended: set[tuple[bytes, int]] = set()
         self._levelled: set[tuple[ZoneId, Category]] = set()
         self._opening = trio.Lock()
+
+    @property
+    def receipt_problem(self) -> BsfgError | None:
+        """Why receipts cannot be signed now, if so. Pages are committed all the same."""
+        return self._signer.problem
+
+    async def run(self) -> None:
+        """Sign the receipts that are due, until cancelled."""
+        await self._signer.run()
 
     async def append_page(self, sender: ZoneId, page: Page, countersigned: Countersigned | None = None) -> PageAnswer:
         """See :class:`~appliance.boundary.ports.SinkPort`."""
@@ -226,9 +106,9 @@ class Sink:
                 # Nothing of it was stored, and nothing is wrong with it: the sender waits, and asks with one fact.
                 return PageAnswer(page.epoch, buffer.frontier, credit_facts=0, retry_after_ms=FULL_RETRY_MS)
             await self._report(buffer, judged)
-            receipt = await self._receipt(buffer, idle=False)
+            answer = PageAnswer(page.epoch, buffer.frontier, receipt=self._receipt(buffer, idle=False))
         self.changed.fire()
-        return PageAnswer(page.epoch, buffer.frontier, receipt=receipt)
+        return answer
 
     async def _frontier(self, log: LogId) -> PageAnswer:
         """Answer a probe: how far a log was received; without an epoch, the newest one known."""
@@ -248,7 +128,7 @@ class Sink:
         async with buffer.lock:
             await buffer.settled()
             await buffer.mark_idle()
-            return PageAnswer(log.epoch, buffer.frontier, receipt=await self._receipt(buffer, idle=True))
+            return PageAnswer(log.epoch, buffer.frontier, receipt=self._receipt(buffer, idle=True))
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -260,7 +140,7 @@ class Sink:
             epochs = await self._logs.forward_epochs(log.origin, log.category)
             if log.epoch not in epochs and page.after != START:
                 raise PositionError(Reason.OUT_OF_ORDER, "this epoch starts at 0", epoch=log.epoch)
-            await self._change_to(log, epochs)
+            await self._change_to(log, epochs, page)
             return self._buffers.setdefault(log, self._new_buffer(log))
 
     async def _level(self, origin: ZoneId, category: Category) -> None:
@@ -283,11 +163,12 @@ class Sink:
                 async with buffer.lock:
                     await buffer.settled()
 
-    async def _change_to(self, log: LogId, epochs: Sequence[bytes]) -> None:
+    async def _change_to(self, log: LogId, epochs: Sequence[bytes], page: Page | None = None) -> None:
         """When a transfer goes on with another log than it was told, the one before has ended: that is said once.
 
         To a log that is known here it can only go back after it asked anew where to go on, and then it keeps asking for
-        it; anything else is an old request that was late.
+        it; anything else is an old request that was late. What comes with the last word on a lost log is that log's end
+        alone.
         """
         transfer = (log.origin, log.category)
         current = self._current[transfer]
@@ -296,11 +177,16 @@ class Sink:
             return
         known = [account.id.epoch for account in await self._ledger.logs(log.origin, log.category)]
         is_known = log.epoch in known or log.epoch in epochs
-        if is_known and (transfer not in self._relocated or self._back.get(transfer) != log.epoch):
+        if is_known and current and (transfer not in self._relocated or self._back.get(transfer) != log.epoch):
             self._back[transfer] = log.epoch  # the second request in a row is no stray one
             return
         if not is_known and max(len(known), len(epochs)) >= MAX_EPOCHS:
             raise PositionError(Reason.TOO_MANY_EPOCHS, f"{len(known)} of {log.origin} {log.category}")
+        if not is_known and not (page is not None and _is_last_word(page)):
+            # Logs that began after it and of which nothing ever came have ended with it.
+            for empty in known[known.index(current) + 1 if current in known else 0 :]:
+                if empty not in epochs:
+                    await self._tell_end(log, empty, 0)
         if current in epochs:
             await self._diverged(log, current)
         if not is_known:
@@ -316,7 +202,9 @@ class Sink:
         buffer = self._buffers[LogId(log.origin, log.category, previous)]
         async with buffer.lock:
             await buffer.mark()
-        ended = buffer.frontier.offset
+        await self._tell_end(log, previous, buffer.frontier.offset)
+
+    async def _tell_end(self, log: LogId, previous: bytes, ended: int) -> None:
         if (previous, ended) in self._ended:
             return
         incident = Incident(
@@ -351,27 +239,20 @@ class Sink:
             _log.warning("dead letter: %s: %s", letter.reason, detail)
             await self._ledger.note(Incident(letter.reason, detail, {"offset": str(letter.offset)}))
 
-    async def _receipt(self, buffer: ForwardBuffer, *, idle: bool) -> Receipt | None:
-        """A signed receipt when one is due: at idle, every 10 000 facts or every 10 s (DESIGN section 4)."""
-        last = buffer.receipted.through.offset if buffer.receipted is not None else 0
-        news = buffer.frontier.offset - last
-        late = trio.current_time() - buffer.receipted_at >= RECEIPT_EVERY_S
-        if news <= 0:
-            return buffer.receipted if idle else None  # the answer that carried it may have been lost
-        if not (idle or late or news >= RECEIPT_EVERY_FACTS):
-            return None
-        unsigned = Receipt(
-            buffer.log_id.origin,
-            self._policy.zone,
-            buffer.log_id.category,
-            buffer.log_id.epoch,
-            buffer.frontier,
-            self._wall_clock_ms(),
-        )
-        receipt = signed(unsigned, self._keys)
-        await self._ledger.put_receipt(receipt, None)
-        buffer.receipted, buffer.receipted_at = receipt, trio.current_time()
-        return receipt
+    def _receipt(self, buffer: ForwardBuffer, *, idle: bool) -> Receipt | None:
+        """The newest receipt, and have the next one signed when it is due (DESIGN section 4).
+
+        Due is one at idle, every 10 000 facts and every 10 s. A page is answered with one that no answer has carried
+        yet; at idle it is told in any case, for the answer that carried it may have been lost.
+        """
+        newest = buffer.receipted
+        news = buffer.frontier.offset - (newest.through.offset if newest is not None else 0)
+        late = trio.current_time() - buffer.signed_at >= RECEIPT_EVERY_S
+        if news > 0 and (idle or late or news >= RECEIPT_EVERY_FACTS):
+            self._signer.want(buffer)
+        is_told = newest is buffer.told
+        buffer.told = newest
+        return newest if idle or not is_told else None
 
     async def _take_countersigned(self, source: ZoneId, countersigned: Countersigned) -> None:
         receipt = countersigned.receipt
@@ -383,19 +264,13 @@ class Sink:
             raise RefusedError(Reason.BAD_RECEIPT, "we did not sign this")
         if not self._keys.verify(source, receipt.statement(), countersigned.countersignature):
             raise RefusedError(Reason.BAD_RECEIPT, "the countersignature is not the source's")
-        last = await self._ledger.last_receipt(LogId(source, receipt.category, receipt.epoch), self._policy.zone)
-        if last is None or receipt.through.offset >= last.through.offset:  # else it was late, and a newer one is held
-            await self._ledger.put_receipt(receipt, countersigned.countersignature)
+        log = LogId(source, receipt.category, receipt.epoch)
+        async with self._signer.keeping:
+            last = await self._ledger.last_receipt(log, self._policy.zone)
+            if last is None or receipt.through.offset >= last.through.offset:  # else it was late: a newer one is held
+                await self._ledger.put_receipt(receipt, countersigned.countersignature)
 
 
-def signed(receipt: Receipt, keys: KeysPort) -> Receipt:
-    """The receipt with this zone's signature over its statement."""
-    return Receipt(
-        receipt.origin,
-        receipt.receiver,
-        receipt.category,
-        receipt.epoch,
-        receipt.through,
-        receipt.committed_at_unix_ms,
-        keys.sign(receipt.statement()),
-    )
+def _is_last_word(page: Page) -> bool:
+    """Whether a page only says that a log is lost, so that nothing will follow it."""
+    return bool(page.gaps) and not page.facts and page.gaps[-1].reason is GapReason.LOG_LOST

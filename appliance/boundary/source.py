@@ -59,7 +59,9 @@ class Source:
         self._keys = keys
         self._note = note
         self._served: dict[tuple[ZoneId, LogId], Position] = {}
-        self._regressed: set[tuple[ZoneId, LogId]] = set()
+        self._confirming = trio.Lock()
+        self._rolling = trio.Lock()
+        self._regressed: dict[tuple[ZoneId, LogId], int] = {}
 
     async def fetch_page(self, reader: ZoneId, request: FetchRequest) -> Page:
         """See :class:`~appliance.boundary.ports.SourcePort`."""
@@ -99,12 +101,25 @@ class Source:
         view = store.log_id(receipt.epoch)
         if not await self._was_served(reader, store, view, receipt.through):
             raise RefusedError(Reason.BAD_RECEIPT, f"offset {receipt.through.offset} has another chain head here")
-        countersignature = self._keys.sign(receipt.statement())
-        last = await self._ledger.last_receipt(view, reader)
-        if last is None or receipt.through.offset >= last.through.offset or (reader, view) in self._regressed:
-            await self._ledger.put_receipt(receipt, countersignature)
-            self._regressed.discard((reader, view))
+        countersignature = await self._keys.sign(receipt.statement())  # may take a second: nobody else waits for it
+        async with self._confirming:  # of two that come at once, the newer one stays
+            if await self._is_news(reader, view, receipt):
+                await self._ledger.put_receipt(receipt, countersignature)
+                self._regressed.pop((reader, view), None)
         return countersignature  # an older receipt that was late on its way is true, and changes nothing
+
+    async def _is_news(self, reader: ZoneId, view: LogId, receipt: Receipt) -> bool:
+        """Whether a receipt says more than the one before it.
+
+        A reader that was set back confirms less than before, once it has got something again; what it confirmed before
+        may come late, and says nothing of what it has now.
+        """
+        set_back_to = self._regressed.get((reader, view))
+        if set_back_to is not None:
+            served = self._served.get((reader, view), START)
+            return set_back_to < receipt.through.offset <= served.offset
+        last = await self._ledger.last_receipt(view, reader)
+        return last is None or receipt.through.offset >= last.through.offset
 
     # -- positions ---------------------------------------------------------------------------------------------------
 
@@ -116,7 +131,11 @@ class Source:
         if after == START or await self._was_served(reader, store, view, after):
             await self._note_regress(reader, view, after)
             return
-        epoch = await log.roll_epoch(reader)
+        async with self._rolling:  # of two such requests at once, one is enough
+            epoch = log.epoch_for(reader)
+            if epoch != view.epoch:
+                raise PositionError(Reason.LOG_DIVERGED, f"at offset {after.offset}", epoch=epoch)
+            epoch = await log.roll_epoch(reader)
         await self._report(
             Reason.LOG_DIVERGED,
             f"{reader} stands at {after.offset} of {store.category} with another history; it starts epoch "
@@ -130,7 +149,7 @@ class Source:
         """A reader behind what it confirmed was restored from an older copy: it is refilled, and that is noted."""
         receipt = await self._ledger.last_receipt(view, reader)
         if receipt is not None and receipt.through.offset > after.offset:
-            self._regressed.add((reader, view))
+            self._regressed[reader, view] = after.offset
             await self._report(
                 Reason.PEER_REGRESSED,
                 f"{reader} stands at {after.offset} of {view.category}, and had confirmed {receipt.through.offset}",
@@ -254,12 +273,19 @@ class Source:
         return Page(self._policy.zone, store.category, epoch, after, through, gaps=(gap,))
 
     async def _unclosed(self, reader: ZoneId, store: StoreBuffer, ended: bytes) -> bytes:
-        """The next replaced log behind ``ended`` of which this reader was not told yet that facts are lost."""
+        """The next replaced log behind ``ended`` of which this reader must be told yet that facts are lost.
+
+        A reader that stands in one of them has none of those behind it, whatever it confirmed before it was restored.
+        """
         accounts = await self._ledger.logs(self._policy.zone, store.category)
         epochs = [account.id.epoch for account in accounts]
+        if not ended or ended in epochs:
+            told = {}
+        else:
+            receipts = [await self._ledger.last_receipt(account.id, reader) for account in accounts]
+            told = {receipt.epoch: receipt.through.offset for receipt in receipts if receipt is not None}
         for account in accounts[epochs.index(ended) + 1 :] if ended in epochs else accounts:
-            receipt = await self._ledger.last_receipt(account.id, reader) if ended else None
-            if await self._is_owed(reader, account, receipt.through.offset if receipt is not None else 0):
+            if await self._is_owed(reader, account, told.get(account.id.epoch, 0)):
                 return account.id.epoch
         return b""
 

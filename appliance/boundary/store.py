@@ -32,11 +32,13 @@ from appliance.boundary.ports import LedgerPort, LogPort, LogsPort
 from appliance.boundary.producing import AppendOutcome, AppendResult
 from appliance.boundary.reasons import Reason
 from appliance.boundary.records import (
+    GONE,
     Incident,
     KnownId,
     LedgerLog,
     LedgerRow,
     LogId,
+    LogState,
     gone_row,
     row_of,
     store_record,
@@ -194,7 +196,8 @@ class StoreBuffer:
         raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"{self.category} is settling")
 
     async def _decide(self, log: LogPort, units: Sequence[Unit], keys: Sequence[Key]) -> list[list[AppendResult]]:
-        verdicts, messages = decide(units, await self._ledger.known(self.zone, keys))
+        known = await self._ledger.known(self.zone, keys)
+        verdicts, messages = decide(units, known)
         base = self._end.offset
         if messages:
             try:
@@ -202,7 +205,7 @@ class StoreBuffer:
                     raise self.refusal
                 await self._append(log, messages)
             except RefusedError as refused:  # the log is full: nothing of the batch was stored
-                return [[_unless_answered(v, refused) for v in unit] for unit in verdicts]
+                return [_decide_full(unit, known, refused) for unit in units]
             except (BsfgError, trio.Cancelled):
                 self.unsettle()
                 raise
@@ -230,27 +233,40 @@ class StoreBuffer:
         log = await self._logs.open_store(self.category)
         state = await log.state()
         account = await self._ledger.log(self.log_id(log.epoch))
-        if account is not None and (account.retired or not await self._is_of(log, account, state.last)):
-            # The ledger was entered after the log was fsynced, so this log lost its end: an older copy was restored.
-            # So it was when a log comes back that had been replaced, or that went on in another way since.
-            await self._retire(log.epoch, account.seq, kept=state.last if account.seq > state.last else 0)
-            await log.roll_epoch(None)
-            account = None
-        for old in await self._ledger.logs(self.zone, self.category):
-            if old.id.epoch != log.epoch and not old.retired:
-                await self._retire(old.id.epoch, old.seq, kept=0)
+        if account is not None:
+            agreed = await self._agreed(log, account, state.last)
+            if account.retired or agreed < account.seq or await self._has_more(account, state):
+                # The ledger was entered after the log was fsynced, so this log lost its end: an older copy came back.
+                # So it was when a log comes back that had been replaced, or that went on in another way since.
+                await self._retire(log.epoch, account.seq, kept=agreed)
+                await log.roll_epoch(None)
+                account = None
+        others = [old for old in await self._ledger.logs(self.zone, self.category) if old.id.epoch != log.epoch]
+        replaced = [old for old in others if not old.retired]
+        if replaced and account is None and state.last:
+            await log.roll_epoch(None)  # an older copy came back: its readers, too, must be told of what came after it
+        for old in replaced:
+            await self._retire(old.id.epoch, old.seq, kept=0)
         self._end = account.through if account is not None else Position()
         await self._follow(log, state.last)
         self._log, self._damaged = log, False
         self.changed.fire()
 
-    @staticmethod
-    async def _is_of(log: LogPort, account: LedgerLog, last: int) -> bool:
-        """Whether an account is of this log: the log reaches as far, and has the same chain there."""
-        if account.seq > last:
+    async def _agreed(self, log: LogPort, account: LedgerLog, last: int) -> int:
+        """Through which offset an account and the log are of one history, as far as the log can still tell."""
+        offset = min(account.seq, last)
+        records = await log.read(offset - 1, 1, MAX_PAGE_BYTES) if offset else []
+        if not records or records[0].seq != offset:
+            return offset
+        rows = await self._ledger.rows(account.id, offset - 1, 1)
+        return offset if rows and (rows[0].offset, rows[0].head) == (offset, records[0].chain) else 0
+
+    async def _has_more(self, account: LedgerLog, state: LogState) -> bool:
+        """Whether an account that was rebuilt knows less of a log's beginning than a copy that came back."""
+        if not state.first <= min(account.seq, state.last):
             return False
-        records = await log.read(account.seq - 1, 1, MAX_PAGE_BYTES) if account.seq else []
-        return not records or records[0].seq != account.seq or records[0].chain == account.through.head
+        rows = await self._ledger.rows(account.id, state.first - 1, 1)
+        return bool(rows) and (rows[0].offset != state.first or rows[0].outcome == GONE)
 
     async def _retire(self, epoch: bytes, last: int, kept: int) -> None:
         if kept < last:  # told first: after a crash in between it is told once more, and never forgotten
@@ -294,11 +310,14 @@ def _row(subject: FactSubject, message_id: MessageId, offset: int, digest: bytes
     return LedgerRow(offset, offset, subject.to, subject.producer, message_id, digest, head)
 
 
-def _unless_answered(verdict: Verdict, refused: RefusedError) -> AppendResult:
-    """When the log refused the batch: what was decided without storing stands, the rest was not stored."""
-    if isinstance(verdict, AppendResult):
-        return verdict
-    return AppendResult(AppendOutcome.INVALID, reason=refused.reason, detail=refused.detail)
+def _decide_full(unit: Unit, known: Mapping[Key, KnownId], refused: RefusedError) -> list[AppendResult]:
+    """When the log refused the batch: what is so without it stands, and nothing is said to be stored in it. Pure."""
+    verdicts = [fact if isinstance(fact, AppendResult) else _judge(fact, known, {}) for fact in unit]
+    if any(verdict is not None and _is_refusal(verdict) for verdict in verdicts):
+        full = AppendResult(AppendOutcome.NOT_STORED)
+        return [v if isinstance(v, AppendResult) and _is_refusal(v) else full for v in verdicts]
+    full = AppendResult(AppendOutcome.INVALID, reason=refused.reason, detail=refused.detail)
+    return [verdict if isinstance(verdict, AppendResult) else full for verdict in verdicts]
 
 
 def _place(verdict: Verdict, base: int) -> AppendResult:

@@ -25,7 +25,7 @@ class Step(StrEnum):
     COMMIT = "commit"
     """Hand the page to the receiver's log."""
     CONFIRM = "confirm"
-    """Exchange a receipt."""
+    """Nothing is waiting: ask the receiver for its newest receipt."""
     PAUSE = "pause"
     """Wait: the boundary or a broker is away."""
 
@@ -37,7 +37,6 @@ class Event(StrEnum):
     PAGE = "page"
     EMPTY = "empty"
     COMMITTED = "committed"
-    RECEIPT_DUE = "receipt_due"
     CONFIRMED = "confirmed"
     MOVED = "moved"
     """The receiver stands elsewhere than believed, or the source's log has a new epoch."""
@@ -54,7 +53,6 @@ TRANSITIONS: Final[dict[tuple[Step, Event], Step]] = {
     (Step.FETCH, Event.MOVED): Step.LOCATE,
     (Step.FETCH, Event.FAILED): Step.PAUSE,
     (Step.COMMIT, Event.COMMITTED): Step.FETCH,
-    (Step.COMMIT, Event.RECEIPT_DUE): Step.CONFIRM,
     (Step.COMMIT, Event.MOVED): Step.LOCATE,
     (Step.COMMIT, Event.FAILED): Step.PAUSE,
     (Step.CONFIRM, Event.CONFIRMED): Step.FETCH,
@@ -85,7 +83,7 @@ class TransferMachine:
         self.step = TRANSITIONS[self.step, event]
         if event is Event.FAILED:
             self.failures += 1
-        elif event in (Event.COMMITTED, Event.RECEIPT_DUE, Event.CONFIRMED):
+        elif event in (Event.COMMITTED, Event.CONFIRMED):
             self.failures = self.moves = 0
         return self.step
 

@@ -32,34 +32,34 @@ class World:
 class KeysContract:
     """Subclass it with a fixture ``world``."""
 
-    def test_the_other_side_accepts_a_signature(self, world: World) -> None:
+    async def test_the_other_side_accepts_a_signature(self, world: World) -> None:
         """In both directions, and each side accepts its own."""
-        assert world.hub.verify(PLANT, STATEMENT, world.plant.sign(STATEMENT))
-        assert world.plant.verify(HUB, STATEMENT, world.hub.sign(STATEMENT))
-        assert world.plant.verify(PLANT, STATEMENT, world.plant.sign(STATEMENT))
+        assert world.hub.verify(PLANT, STATEMENT, await world.plant.sign(STATEMENT))
+        assert world.plant.verify(HUB, STATEMENT, await world.hub.sign(STATEMENT))
+        assert world.plant.verify(PLANT, STATEMENT, await world.plant.sign(STATEMENT))
 
-    def test_a_signature_is_for_one_statement(self, world: World) -> None:
+    async def test_a_signature_is_for_one_statement(self, world: World) -> None:
         """One field differs."""
-        assert not world.hub.verify(PLANT, OTHER_STATEMENT, world.plant.sign(STATEMENT))
+        assert not world.hub.verify(PLANT, OTHER_STATEMENT, await world.plant.sign(STATEMENT))
 
-    def test_a_signature_is_by_one_zone(self, world: World) -> None:
+    async def test_a_signature_is_by_one_zone(self, world: World) -> None:
         """The plant cannot answer for the hub, and not with the hub's certificate either."""
-        own = world.plant.sign(STATEMENT)
+        own = await world.plant.sign(STATEMENT)
         assert not world.plant.verify(HUB, STATEMENT, own)
-        dressed = Signature(own.value, world.hub.sign(STATEMENT).certificate)
+        dressed = Signature(own.value, (await world.hub.sign(STATEMENT)).certificate)
         assert not world.plant.verify(HUB, STATEMENT, dressed)
         assert not world.plant.verify(PLANT, STATEMENT, dressed)
 
-    def test_a_zone_that_is_not_registered_proves_nothing(self, world: World) -> None:
+    async def test_a_zone_that_is_not_registered_proves_nothing(self, world: World) -> None:
         """However good its signature is."""
-        signature = world.stranger.sign(STATEMENT)
+        signature = await world.stranger.sign(STATEMENT)
         assert world.stranger.verify(STRANGER, STATEMENT, signature)
         assert not world.hub.verify(STRANGER, STATEMENT, signature)
         assert not world.hub.verify(PLANT, STATEMENT, signature)
 
-    def test_damage_is_seen(self, world: World) -> None:
+    async def test_damage_is_seen(self, world: World) -> None:
         """Every bit of the value's ends, an empty value, no certificate, other bytes for it."""
-        good = world.plant.sign(STATEMENT)
+        good = await world.plant.sign(STATEMENT)
         spoilt = [
             Signature(bytes([good.value[0] ^ 1]) + good.value[1:], good.certificate),
             Signature(good.value[:-1] + bytes([good.value[-1] ^ 1]), good.certificate),
@@ -73,8 +73,8 @@ class KeysContract:
         assert [world.hub.verify(PLANT, STATEMENT, signature) for signature in spoilt] == [False] * len(spoilt)
 
     @pytest.mark.parametrize("statement", [b"", b"bsfg.v1", b"\x30\x82\x01\x00 a certificate to be signed"])
-    def test_only_statements_of_this_product_are_signed(self, world: World, statement: bytes) -> None:
+    async def test_only_statements_of_this_product_are_signed(self, world: World, statement: bytes) -> None:
         """The same key issues certificates; nobody may get one by asking for a receipt."""
         with pytest.raises(ValueError, match="statements of this product only"):
-            world.plant.sign(statement)
-        assert not world.hub.verify(PLANT, statement, world.plant.sign(STATEMENT))
+            await world.plant.sign(statement)
+        assert not world.hub.verify(PLANT, statement, await world.plant.sign(STATEMENT))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from appliance.boundary.names import ZoneId
 from appliance.boundary.pages import Signature
-from appliance.keys.software import STATEMENT_PREFIX
+from appliance.keys.registry import STATEMENT_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class FakeKeys:
         """How the boundary key is held."""
         return "fake"
 
-    def sign(self, statement: bytes) -> Signature:
+    async def sign(self, statement: bytes) -> Signature:
         """As the port says. :raises ValueError: it does not begin as statements do."""
         if not statement.startswith(STATEMENT_PREFIX):
             raise ValueError("the boundary key signs statements of this product only")

@@ -252,7 +252,8 @@ class FakeLog:
     async def trim(self, before: int) -> None:
         """See the port."""
         late = await self._faults.before("trim")
-        self._stream.records = [record for record in self._stream.records if record.seq >= before]
+        stream = self._stream
+        stream.forget([record for record in stream.records if record.seq < before])
         await self._faults.after(late)
 
     async def last(self) -> StoredRecord | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
 import time
@@ -13,6 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from tests.sim.defects import DEFECTS
+from tests.sim.planted import show as show_planted
 from tests.sim.runner import simulate
 
 CHUNK = 25
@@ -59,7 +62,8 @@ def run_many(first: int, runs: int, *, jobs: int, disasters: bool) -> Iterator[T
     if jobs == 1:
         yield from map(work, chunks)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    # Not a fork: among the threads of a whole test run it may inherit a lock that nobody will ever release.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(work, chunks)
 
 
@@ -82,13 +86,18 @@ def main() -> int:
         "--disasters", choices=("none", "all"), default="all", help="lost, wiped and restored logs and ledgers, too"
     )
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one seed again and print its trace")
+    parser.add_argument("--planted", action="store_true", help="plant defects, and show how soon each is found")
     options = parser.parse_args()
+    if options.planted:
+        return 1 if show_planted(DEFECTS, options.first_seed) else 0
     disasters = options.disasters == "all"
     if options.replay is not None:
         return replay(options.replay, disasters=disasters)
     started, shown, total = time.monotonic(), time.monotonic(), Tally()
     for tally in run_many(options.first_seed, options.runs, jobs=options.jobs, disasters=disasters):
         total.add(tally)
+        for seed in sorted(tally.failed):
+            print(f"seed {seed}: {tally.failed[seed][0][:200]}", file=sys.stderr)
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
             print(f"{total.runs} of {options.runs} runs, {len(total.failed)} failed", file=sys.stderr)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
 import trio
 
-from appliance.boundary.names import Category, FactSubject, ZoneId
+from appliance.boundary.names import Category, FactSubject, ZoneId, forward_stream
 from appliance.boundary.pages import Fact, Receipt
 from appliance.boundary.reasons import Reason
 from appliance.boundary.records import HEADER_ID, Incident, LogId, Record, StoredRecord, parse_gap
@@ -35,7 +36,7 @@ from tests.judge import (
     Topology,
 )
 from tests.sim.machine import Machine, SimStream
-from tests.sim.plan import CATEGORIES, DROPPED, HUB, PLANT, ZONES, Accident, Plan
+from tests.sim.plan import CATEGORIES, DROPPED, HUB, KEPT, PLANT, ZONES, Accident, Plan
 
 SPOILT_ON_DISK: Final = "-rots"
 """Ends the id of a fact whose bytes its own zone's disk alters."""
@@ -45,6 +46,10 @@ SPOILT_SUBJECT: Final = "-strays"
 """Ends the id of a fact whose subject is altered on the way."""
 SPOILT: Final = (SPOILT_ON_DISK, SPOILT_BYTES, SPOILT_SUBJECT)
 """All three."""
+
+
+Dropped = dict[tuple[ZoneId, ZoneId, Category], set[tuple[str, str]]]
+"""Per zone, origin and category: producers and ids of received facts that retention has dropped."""
 
 
 def peer_of(zone: ZoneId) -> ZoneId:
@@ -61,13 +66,15 @@ class Book:
         self.has_spoiled = plan.poisoned > 0
         self.ended_views: set[bytes] = set()
         self.false_alarms: list[str] = []
+        self.false_receipts: list[str] = []
         self.incidents: list[tuple[ZoneId, Incident]] = []
         self._names: dict[bytes, str] = {}
         self._older: dict[str, tuple[str, int]] = {}
         self._beside: dict[str, str] = {}
         self._trimmed: dict[tuple[ZoneId, ZoneId, Category, str], int] = {}
         self._places: dict[tuple[ZoneId, Category, str, str], dict[tuple[str, int], None]] = {}
-        self._dropped: dict[tuple[ZoneId, ZoneId, Category], set[tuple[str, str]]] = {}
+        self._dropped: Dropped = {}
+        self._restored: set[bytes] = set()
         self._views: dict[bytes, list[bytes]] = {}
         self._ledger_lost: set[ZoneId] = set()
         self._struck: set[tuple[ZoneId, Category]] = set()
@@ -81,6 +88,8 @@ class Book:
         self.recorder.record(Topology(links=tuple(Link(zone, peer_of(zone)) for zone in ZONES)))
         for zone in ZONES:
             self.recorder.record(Retention(zone=zone, category=DROPPED, drop_unconfirmed=True))
+            if plan.buffer_bytes < 10**6:
+                self.recorder.record(Retention(zone=zone, category=KEPT, drop_unconfirmed=False))
 
     # -- what is done to the zones -----------------------------------------------------------------------------------
 
@@ -97,13 +106,31 @@ class Book:
         """The end of a fault."""
         self.recorder.record(Heal(name=name, zone=zone))
 
-    def disaster(self, what: Accident, zone: ZoneId, category: Category | None = None) -> None:
-        """Logs of a zone are lost, or replaced by an older copy."""
+    def dropped(self, zone: ZoneId) -> Dropped:
+        """What retention of a zone has dropped of received facts, to be kept with a copy of its logs."""
+        return {place: set(keys) for place, keys in self._dropped.items() if place[0] == zone}
+
+    def disaster(
+        self,
+        what: Accident,
+        zone: ZoneId,
+        category: Category | None = None,
+        *,
+        dropped: Dropped | None = None,
+        restored: Iterable[bytes] = (),
+    ) -> None:
+        """Logs of a zone are lost, or replaced by an older copy; ``restored``: the epochs of its own logs in that."""
+        dropped = dropped or {}
+        self._restored |= set(restored)
         self.count(what)
         older = what in (Accident.LOGS_OLDER, Accident.ZONE_OLDER)
-        self._damages[zone] += 1
         kind = DisasterKind.LOG_RESTORED if older else DisasterKind.LOG_WIPED
         origin = zone if category is not None else None
+        self._damages[zone] += 1
+        if origin is None:
+            # What came since is to come again; what retention had dropped in the copy that is back is not.
+            for place in [place for place in self._dropped if place[0] == zone]:
+                self._dropped[place] = set(dropped.get(place, ()))
         self.recorder.record(Disaster(zone=zone, kind=kind, origin=origin, category=category))
         self._struck |= {(zone, category)} if category is not None else {(zone, every) for every in CATEGORIES}
 
@@ -123,6 +150,8 @@ class Book:
         self.count("new epoch for a reader" if reader else "new epoch")
         if reader is not None:
             self._views.setdefault(stream.epoch, []).append(stream.epochs.get(reader, stream.epoch))
+        elif stream.epoch != before and before not in self._restored:
+            self._names[stream.epoch] = self.name(before)  # nothing happened to the log: it is the same one
         elif stream.epoch != before:
             self._older[self.name(stream.epoch)] = (self.name(before), stream.last_seq)
         if reader is not None and (zone, stream.category) in self._struck:
@@ -211,7 +240,10 @@ class Book:
             place = (zone, ZoneId(facts["peer"]), Category(facts["category"]))
             ended = self._ended.setdefault(place, {})
             epoch = bytes.fromhex(facts["ended"])
-            if epoch not in self.ended_views:
+            # A late request for a log that has ended looks like one for a new log to a zone that never heard of it.
+            new = LogId(place[1], place[2], bytes.fromhex(facts["epoch"]))
+            is_late = new.epoch in self.ended_views and new not in machine.ledger._accounts
+            if epoch not in self.ended_views and not is_late:
                 self.false_alarms.append(f"{zone} says that epoch {epoch.hex()} of {place[1]} {place[2]} has ended")
             ended[epoch] = min(int(facts["after"]), ended.get(epoch, int(facts["after"])))
 
@@ -219,8 +251,8 @@ class Book:
         """A zone signs something."""
         self._signed.setdefault(statement, self._damages[zone])
 
-    def confirmed(self, observer: ZoneId, receipt: Receipt) -> None:
-        """An observer took a receipt."""
+    def confirmed(self, observer: ZoneId, receipt: Receipt, receiver: Machine) -> None:
+        """An observer took a receipt; what it is for must be on the receiver's disk by now."""
         statement = receipt.statement()
         if statement in self._receipts:
             return  # the same one again says nothing new
@@ -228,6 +260,9 @@ class Book:
         if self._signed[statement] != self._damages[receipt.receiver]:
             self.count("receipt overtaken by a disaster")
             return  # it speaks of what has been lost since
+        stream = receiver.disk.streams.get(forward_stream(receipt.category, receipt.origin, receipt.epoch))
+        if stream is None or (stream.records and stream.records[-1].position.offset < receipt.through.offset):
+            self.false_receipts.append(f"{receipt.receiver} {receipt.category} through {receipt.through.offset}")
         self.recorder.record(
             Confirm(
                 observer=f"{observer} after {self._damages[observer]} disasters",  # it may have forgotten what it saw
@@ -292,11 +327,12 @@ class Book:
     def _read_forward(self, snapshot: str, zone: ZoneId, log: LogId, name: str, stream: SimStream) -> None:
         epoch = self.name(log.epoch)
         # With the ledger an id is forgotten that retention dropped: under a new epoch its fact may be stored once more.
-        is_again = zone in self._ledger_lost and epoch != log.epoch.hex()
-        again = self._trimmed.get((zone, log.origin, log.category, epoch), 0) if is_again else 0
+        dropped = self._dropped.get((zone, log.origin, log.category), set()) if zone in self._ledger_lost else set()
         for record in stream.records:
-            if record.is_fact and record.origin_offset <= again:
+            if record.is_fact and _key(record) in dropped:
                 self.count("stored again after retention and ledger loss")
+                at = record.origin_offset
+                self._gap(snapshot, log.origin, log.category, epoch, at, at, "retention")
             elif record.is_fact:
                 self._read(snapshot, name, log.origin, log.category, epoch, record, record.origin_offset)
             elif (text := record.headers.get("Bsfg-Gap")) is not None:
@@ -382,6 +418,15 @@ class Book:
         """A fact is lost without a trace anywhere in the world, so no product could say so."""
         self.count("lost without trace")
         self._forgiven.setdefault((zone, category), set()).add((epoch, offset))
+
+    def holds(self, machine: Machine, origin: ZoneId, category: Category, key: tuple[str, str]) -> bool:
+        """Whether a zone has received a fact."""
+        return any(
+            record.is_fact and _key(record) == key
+            for stream in machine.disk.streams.values()
+            if stream.log is not None and (stream.log.origin, stream.log.category) == (origin, category)
+            for record in stream.records
+        )
 
     def is_told(self, reader: ZoneId, origin: ZoneId, category: Category, epoch: bytes, offset: int) -> bool:
         """Whether a zone's operator was already told that a log ended before an offset."""

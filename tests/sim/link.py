@@ -78,7 +78,7 @@ class RemotePeer:
         async def fetch(peer: Process) -> Page:
             return await peer.source.fetch_page(reader, request)
 
-        return self._tear(self._wear(await self._call("fetch", fetch, request.wait_ms / 1000)))
+        return self._tear(self._wear(await self._call("fetch", fetch, request.wait_ms / 1000)), 5)
 
     async def confirm_receipt(self, reader: ZoneId, receipt: Receipt) -> Signature:
         """See :class:`appliance.boundary.ports.SourcePort`."""
@@ -90,7 +90,7 @@ class RemotePeer:
 
     async def append_page(self, sender: ZoneId, page: Page, countersigned: Countersigned | None = None) -> PageAnswer:
         """See :class:`appliance.boundary.ports.SinkPort`."""
-        sent = self._tear(self._wear(page))
+        sent = self._tear(self._wear(page), 6)
 
         async def append(peer: Process) -> PageAnswer:
             return await peer.sink.append_page(sender, sent, countersigned)
@@ -146,7 +146,7 @@ class RemotePeer:
             return page
         return replace(page, facts=tuple(spoil(fact) for fact in page.facts))
 
-    def _tear(self, page: Page) -> Page:
+    def _tear(self, page: Page, ways: int) -> Page:
         """Now and then a page arrives that is not what its sender made of it."""
         world = self._world
         if world.healed or not page.facts or world.dice.random() >= world.plan.torn:
@@ -154,7 +154,7 @@ class RemotePeer:
         world.book.count("torn page")
         facts, dice = list(page.facts), world.dice
         index = dice.randrange(len(facts))
-        match dice.randrange(6):
+        match dice.randrange(ways):
             case 0:
                 del facts[index]
             case 1:

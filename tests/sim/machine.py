@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -13,21 +13,25 @@ import trio
 
 from appliance.boundary.claims import IdClaims
 from appliance.boundary.crossing import Crossing
-from appliance.boundary.errors import BsfgError
+from appliance.boundary.errors import BsfgError, DeniedError, UnavailableError
+from appliance.boundary.intake import Intake
 from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.pages import Receipt, Signature
 from appliance.boundary.policy import CategoryPolicy, PeerPolicy, WhenFull, ZonePolicy
 from appliance.boundary.ports import SinkPort, SourcePort
+from appliance.boundary.reasons import Reason
 from appliance.boundary.records import Incident, LogId, Record, StoredRecord
+from appliance.boundary.retention import Trimmer
 from appliance.boundary.sink import Sink
 from appliance.boundary.source import Source
 from appliance.boundary.store import StoreBuffer
 from appliance.boundary.transfer import Backoff
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.logs import FakeDisk, FakeLog, FakeLogs, FakeStream, Faults, Limits
-from tests.sim.plan import CATEGORIES, DROPPED, HUB, PLANT
+from tests.sim.plan import CATEGORIES, DROPPED, HUB, KEPT, PLANT
 
 if TYPE_CHECKING:
+    from tests.sim.book import Dropped
     from tests.sim.world import World
 
 T = TypeVar("T")
@@ -38,14 +42,26 @@ class GoneError(Exception):
 
 
 class SimKeys:
-    """Simulated keys: a signature is a hash over the signer's zone and the statement."""
+    """Simulated keys: a signature is a hash over the signer's zone and the statement.
 
-    def __init__(self, zone: ZoneId, signed: Callable[[ZoneId, bytes], None]) -> None:
-        self._zone, self._signed = zone, signed
+    It takes its time, the keeper may be away or answer too late, and the key may be latched for a while.
+    """
 
-    def sign(self, statement: bytes) -> Signature:
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._zone = machine, machine.zone
+
+    async def sign(self, statement: bytes) -> Signature:
         """See :class:`appliance.boundary.ports.KeysPort`."""
-        self._signed(self._zone, statement)
+        world, machine = self._machine.world, self._machine
+        world.book.signed(self._zone, statement)
+        if world.plan.sign_s:
+            await trio.sleep(world.dice.uniform(0.1, 1) * world.plan.sign_s)
+        if trio.current_time() < machine.latched_until:
+            world.book.count("signature refused")
+            raise DeniedError(Reason.KEY_LATCHED, "simulated")
+        if not world.healed and world.dice.random() < world.plan.sign_lost:
+            world.book.count("signature not given")
+            raise UnavailableError(Reason.KEEPER_UNAVAILABLE, "simulated")
         return self._signature(self._zone, statement)
 
     def verify(self, zone: ZoneId, statement: bytes, signature: Signature) -> bool:
@@ -131,15 +147,15 @@ class SimSource(Source):
     """A source whose zone tells the judge which receipts it took."""
 
     def __init__(self, machine: Machine, policy: ZonePolicy, stores: dict[Category, StoreBuffer]) -> None:
-        keys = SimKeys(machine.zone, machine.world.book.signed)
-        super().__init__(policy, stores, machine.ledger, keys, note=machine.note)
+        super().__init__(policy, stores, machine.ledger, SimKeys(machine), note=machine.note)
         self._machine = machine
 
     async def confirm_receipt(self, reader: ZoneId, receipt: Receipt) -> Signature:
         """See :class:`appliance.boundary.ports.SourcePort`."""
         signature = await super().confirm_receipt(reader, receipt)
         if self._machine.newest_receipt(receipt) == receipt:
-            self._machine.world.book.confirmed(self._machine.zone, receipt)
+            world = self._machine.world
+            world.book.confirmed(self._machine.zone, receipt, world.machines[receipt.receiver])
         return signature
 
 
@@ -151,18 +167,28 @@ class Process:
         self._machine, self.nursery = machine, nursery
         peer = HUB if zone == PLANT else PLANT
         categories = {category: CategoryPolicy() for category in CATEGORIES}
+        categories[KEPT] = CategoryPolicy(max_bytes=world.plan.buffer_bytes)
         categories[DROPPED] = CategoryPolicy(WhenFull.DROP_OLDEST)
         both = frozenset(CATEGORIES)
         policy = ZonePolicy(zone, categories, {peer: PeerPolicy(both, both)})
-        claims, logs, keys = IdClaims(), SimLogs(machine), SimKeys(zone, world.book.signed)
+        claims, logs = IdClaims(), SimLogs(machine)
         self.stores = {
             category: StoreBuffer(zone, category, logs, machine.ledger, claims, note=machine.note)
             for category in CATEGORIES
         }
+        self.intakes = {category: Intake(store) for category, store in self.stores.items()}
         self.source = SimSource(machine, policy, self.stores)
         self.sink = Sink(
-            policy, logs, machine.ledger, keys, claims, wall_clock_ms=machine.wall_clock_ms, note=machine.note
+            policy,
+            logs,
+            machine.ledger,
+            SimKeys(machine),
+            claims,
+            wall_clock_ms=machine.wall_clock_ms,
+            note=machine.note,
+            backoff=Backoff(dice=world.dice),
         )
+        self.trimmer = Trimmer(policy, self.stores, machine.ledger)
         self.crossings: list[Crossing] = []
         if zone == PLANT:  # the plant dials: it pulls and it pushes
             remote = world.peer(machine, world.machines[HUB])
@@ -171,6 +197,15 @@ class Process:
                     self._crossing(f"push {category}", category, zone, peer, self.source, remote),
                     self._crossing(f"pull {category}", category, peer, zone, remote, self.sink),
                 ]
+
+    def loops(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        """What runs as long as the process lives."""
+        yield self.trimmer.run
+        yield self.sink.run
+        for intake in self.intakes.values():
+            yield intake.run
+        for crossing in self.crossings:
+            yield crossing.run
 
     def _crossing(
         self, name: str, category: Category, origin: ZoneId, reader: ZoneId, source: SourcePort, sink: SinkPort
@@ -231,9 +266,10 @@ class Machine:
         self.ledger_faults = self._faults(world.dice, plan.lost / 4, "ledger")
         self.disk = FakeDisk(dice=random.Random(f"disk {zone} {plan.seed}"))
         self.ledger = FakeLedger(self.ledger_faults)
-        self.backups: list[tuple[FakeDisk, FakeLedger]] = []
+        self.backups: list[tuple[FakeDisk, FakeLedger, Dropped]] = []
         self.process: Process | None = None
         self.clock_error_s = world.dice.uniform(-1e6, 1e6)
+        self.latched_until = 0.0
         self.fuse = 0
         self.crashes = 0
         self._repairs: list[Callable[[], None]] = []
@@ -254,8 +290,8 @@ class Machine:
             async with trio.open_nursery() as nursery:
                 self.process = Process(self, nursery)
                 self.world.trace(f"{self.zone} starts")
-                for crossing in self.process.crossings:
-                    nursery.start_soon(crossing.run)
+                for work in self.process.loops():
+                    nursery.start_soon(work)
                 nursery.start_soon(trio.sleep_forever)
             await trio.sleep(self.world.dice.uniform(0, 2))
 

@@ -31,6 +31,7 @@ class Accident(StrEnum):
     BACKUP = "backup"
     SNAPSHOT = "snapshot"
     CLOCK_STEP = "clock-step"
+    KEY_LATCHED = "key-latched"
     RETENTION = "retention"
     EMPTIED = "emptied"
     LEDGER_DELETED = "ledger-deleted"
@@ -60,6 +61,7 @@ _MISHAPS: Final = (
     Accident.LINK_CUT,
     Accident.SNAPSHOT,
     Accident.CLOCK_STEP,
+    Accident.KEY_LATCHED,
 )
 
 
@@ -85,6 +87,7 @@ class Plan:
     page_limit: int
     wait_ms: int
     capacity: int
+    buffer_bytes: int
     atomic_from: int
     lost: float
     slow: float
@@ -92,6 +95,8 @@ class Plan:
     link_lost: float
     link_delay_s: float
     link_doubled: float
+    sign_s: float
+    sign_lost: float
     torn: float
     poisoned: float
     invalid: float
@@ -124,6 +129,7 @@ def make_plan(seed: int, *, disasters: bool = True) -> Plan:
         page_facts=dice.choice((1, 2, 3, 5, 999)),
         page_limit=dice.choice((2, 4, 1000)),
         wait_ms=dice.choice((700, 5000, 5000)),
+        buffer_bytes=dice.choice((1500, 3000, 10**9, 10**9)),
         capacity=dice.choice((3, 5, 8, 1000)),
         atomic_from=dice.choice((2, 4, 64)),
         lost=rate(0.08),
@@ -132,6 +138,8 @@ def make_plan(seed: int, *, disasters: bool = True) -> Plan:
         link_lost=rate(0.1),
         link_delay_s=dice.choice((0.0, 0.02, 0.5)) if rough else 0.0,
         link_doubled=rate(0.1),
+        sign_s=dice.choice((0.0, 0.1, 1.2)),
+        sign_lost=rate(0.2),
         torn=rate(0.03),
         poisoned=0.0 if is_set_back else rate(0.1),
         invalid=rate(0.1),

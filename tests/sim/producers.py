@@ -7,13 +7,15 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from appliance.boundary.errors import BsfgError, RefusedError
-from appliance.boundary.messages import Message, parse_produced
+from appliance.boundary.errors import BsfgError
+from appliance.boundary.intake import Outcome
 from appliance.boundary.names import EVERYONE, Category, MessageId, ProducerId, ZoneId, identity_of
 from appliance.boundary.producing import AppendOutcome, AppendResult, ProducedFact
 from appliance.boundary.reasons import Reason
@@ -28,6 +30,8 @@ _INVALID: Final = ('{"envelope":', '{"envelope":{},"fact":{}}', '{"n":1}', "[]")
 _INVALID_ID: Final = "-bad"
 Call = list[list["Sent"]]
 """What a producer sends at once: units, each of which is stored as a whole or not at all."""
+Answers = list[tuple[AppendResult, str]]
+"""The answer to a unit: a result per fact, and the epoch of the log it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +138,15 @@ class Producer:
             yield [[make_fact(fact.zone, fact.producer, other, fact.to, fact.fact_id, 10_000)]]
 
     async def _send(self, call: Call) -> None:
-        """Repeat a call until every unit of it is answered; one unit after the other, or all in one go."""
+        """Repeat a call until every unit of it is answered."""
         waiting = [unit for unit in call if not self._forgotten(unit)]
         while waiting:
             ops = [[self._op(fact) for fact in unit] for unit in waiting]
-            results = await self._call(waiting)
-            if results is None:
-                for op in (op for unit in ops for op in unit):
-                    self._world.book.recorder.info(op, "no answer")
-                await trio.sleep(self._dice.uniform(0.05, 1.0))
-                waiting = [unit for unit in waiting if not self._forgotten(unit)]
-                continue
+            answers = await self._call(waiting)
             waiting = [
                 unit
-                for unit, unit_ops, answers in zip(waiting, ops, results, strict=True)
-                if not self._answered(unit, unit_ops, answers)
+                for unit, unit_ops, answer in zip(waiting, ops, answers, strict=True)
+                if not self._is_settled(unit, unit_ops, answer)
             ]
             if waiting:
                 await trio.sleep(self._dice.uniform(0.05, 1.0))
@@ -170,38 +168,44 @@ class Producer:
             content=fact.content,
         )
 
-    async def _call(self, units: Call) -> list[list[tuple[AppendResult, str | None]]] | None:
+    async def _call(self, units: Call) -> list[Answers | None]:
+        """Hand units in, all at once; what is not answered stays ``None``."""
+        answers: list[Answers | None] = [None] * len(units)
         process = self._machine.process
         if process is None:
             await trio.sleep(0.1)
-            return None
-        category = units[0][0].category
-        same = all(unit[0].category == category for unit in units)
+            return answers
 
-        async def append(to: Process) -> list[list[tuple[AppendResult, str | None]]]:
-            parsed = [[_parse(fact) for fact in unit] for unit in units]
-            if same:
-                results = await to.stores[category].commit(parsed)
-            else:
-                results = []
-                for unit, facts in zip(units, parsed, strict=True):
-                    results += await to.stores[unit[0].category].commit([facts])
-            return [
-                [(result, self._epoch(fact.category)) for fact, result in zip(unit, answers, strict=True)]
-                for unit, answers in zip(units, results, strict=True)
-            ]
+        async def append(to: Process) -> None:
+            done, missing = trio.Event(), set(range(len(units)))
 
-        try:
-            return await process.call(append)
-        except (BsfgError, GoneError):
-            return None
+            def answer(index: int, outcome: Outcome) -> None:
+                if not isinstance(outcome, BsfgError):
+                    answers[index] = [(result, self._epoch(units[index][0].category)) for result in outcome]
+                missing.discard(index)
+                if not missing:
+                    done.set()
+
+            for index, unit in enumerate(units):
+                facts = [ProducedFact(fact.subject, fact.payload) for fact in unit]
+                to.intakes[unit[0].category].submit(facts, partial(answer, index))
+            await done.wait()
+
+        with suppress(GoneError):
+            await process.call(append)
+        return answers
 
     def _epoch(self, category: Category) -> str:
         stream = self._machine.disk.streams[f"FACTS_{category.upper()}"]
         return self._world.book.name(stream.epoch)
 
-    def _answered(self, unit: list[Sent], ops: list[str], answers: list[tuple[AppendResult, str | None]]) -> bool:
+    def _is_settled(self, unit: list[Sent], ops: list[str], answers: Answers | None) -> bool:
+        """Record the answer to a unit; whether it is final."""
         recorder, full = self._world.book.recorder, False
+        if answers is None:
+            for op in ops:
+                recorder.info(op, "no answer")
+            return False
         for fact, op, (result, epoch) in zip(unit, ops, answers, strict=True):
             if result.outcome in (AppendOutcome.STORED, AppendOutcome.DUPLICATE):
                 duplicate = result.outcome is AppendOutcome.DUPLICATE
@@ -210,13 +214,5 @@ class Producer:
                 full |= result.reason is Reason.BUFFER_FULL
                 recorder.refused(op, result.reason or result.outcome)
             self._world.trace(f"{fact.zone} answers {fact.fact_id} {result.outcome} {result.offset}")
-            self._world.book.count(f"fact {result.outcome}")
+            self._world.book.count(f"fact {result.reason if full else result.outcome}")
         return not full
-
-
-def _parse(fact: Sent) -> Message | AppendResult:
-    """What the intake does with a fact before it reaches the store buffer."""
-    try:
-        return parse_produced(ProducedFact(fact.subject, fact.payload))
-    except RefusedError as refused:
-        return AppendResult(AppendOutcome.INVALID, reason=refused.reason, detail=refused.detail)

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from appliance.boundary import sink, source, store
+from appliance.boundary import forward, retention, source, store
 from tests.judge import Event, Verdict, check
 from tests.sim import determinism
 from tests.sim.plan import Plan, make_plan
-from tests.sim.world import Trace, World
+from tests.sim.world import SPINS, Trace, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,25 @@ class Outcome:
         return not self.problems
 
 
+LOOK_EVERY_S = 0.7
+"""How often retention looks after the logs, whose lives are short here."""
+
+
 @contextmanager
-def _page_limit(limit: int) -> Iterator[None]:
-    """Make pages small, so that a few facts need several of them."""
-    modules = (store, source, sink)
-    before = [vars(module)["MAX_PAGE_FACTS"] for module in modules]
-    for module in modules:
-        vars(module)["MAX_PAGE_FACTS"] = limit
+def _scaled_down(page_limit: int) -> Iterator[None]:
+    """Make pages small and retention eager, so that a few facts in a few seconds need several of both."""
+    changes: list[tuple[dict[str, Any], str, float]] = [
+        (vars(module), "MAX_PAGE_FACTS", page_limit) for module in (store, source, forward)
+    ]
+    changes.append((vars(retention), "LOOK_EVERY_S", LOOK_EVERY_S))
+    before = [names[name] for names, name, _ in changes]
+    for names, name, value in changes:
+        names[name] = value
     try:
         yield
     finally:
-        for module, value in zip(modules, before, strict=True):
-            vars(module)["MAX_PAGE_FACTS"] = value
+        for (names, name, _), old in zip(changes, before, strict=True):
+            names[name] = old
 
 
 def simulate(seed: int, *, disasters: bool = True, keep: bool = False) -> Outcome:
@@ -62,10 +70,11 @@ def simulate(seed: int, *, disasters: bool = True, keep: bool = False) -> Outcom
     problems: list[str] = []
     logging.disable(logging.CRITICAL)
     try:
-        with _page_limit(plan.page_limit):
+        with _scaled_down(plan.page_limit):
             determinism.run(seed, main)
     except Exception:  # noqa: BLE001 - whatever the product raises is a finding, told with its seed
-        problems.append("defect: " + traceback.format_exc())
+        text = traceback.format_exc()
+        problems.append(f"liveness: {SPINS}" if SPINS in text else "defect: " + text)
     finally:
         logging.disable(logging.NOTSET)
     world = worlds[0]
@@ -73,6 +82,7 @@ def simulate(seed: int, *, disasters: bool = True, keep: bool = False) -> Outcom
     if verdict is not None:
         problems += [f"{v.invariant}: {v.text}" for v in verdict.violations]
         problems += [f"unproven: {text}" for text in verdict.unproven if "no fact was sent" not in text]
+        problems += [f"false receipt: {text}" for text in world.book.false_receipts]
         problems += [f"false alarm: {text}" for text in world.book.false_alarms]
         if world.converged_s is None:
             problems.append("liveness: not everything was confirmed in time")

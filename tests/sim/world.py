@@ -22,8 +22,9 @@ from tests.sim.producers import Producer
 QUIET_S = 120.0
 """Virtual seconds after the last fault within which everything must have crossed and be confirmed."""
 
-MAX_STEPS = 100_000
+MAX_STEPS = 30_000
 """More than this and a run spins without progress."""
+SPINS = f"more than {MAX_STEPS} steps: something spins"
 
 
 class Trace:
@@ -40,7 +41,7 @@ class Trace:
         self._hash.update(line.encode())
         self.steps += 1
         if self.steps > MAX_STEPS:
-            raise RuntimeError(f"more than {MAX_STEPS} steps: something spins")
+            raise RuntimeError(SPINS)
         if self.lines is not None:
             self.lines.append(line)
 
@@ -59,6 +60,7 @@ class Held:
     epoch: bytes
     offset: int
     crosses: bool
+    key: tuple[str, str]
 
 
 class World:
@@ -117,6 +119,7 @@ class World:
             for faults in (machine.faults, machine.ledger_faults):
                 faults.lost_before = faults.lost_after = faults.slow = faults.late = faults.away_until = 0.0
             machine.fuse = 0
+            machine.latched_until = 0.0
         self.book.heal("everything")
 
     async def _settle(self) -> None:
@@ -138,18 +141,14 @@ class World:
                 machine.crash()
             case Accident.CRASH_AT_STEP:
                 machine.fuse = 1 + int(mishap.size * 60)
-            case Accident.BROKER_AWAY:
-                machine.faults.away_until = trio.current_time() + mishap.size * 5
-                self.book.fault(mishap.what, mishap.zone)
-            case Accident.LEDGER_AWAY:
-                machine.ledger_faults.away_until = trio.current_time() + mishap.size * 2
-                self.book.fault(mishap.what, mishap.zone)
+            case Accident.BROKER_AWAY | Accident.LEDGER_AWAY | Accident.KEY_LATCHED:
+                self._take_away(machine, mishap)
             case Accident.LINK_CUT:
                 self.book.fault(mishap.what)
                 self.link.cut()
                 self.nursery.start_soon(self._heal_link, mishap.size * 5)
             case Accident.BACKUP:
-                machine.backups.append((machine.disk.copy(), machine.ledger.copy()))
+                machine.backups.append((machine.disk.copy(), machine.ledger.copy(), self.book.dropped(machine.zone)))
             case Accident.SNAPSHOT:
                 self.book.snapshot(machine)
             case Accident.CLOCK_STEP:
@@ -158,6 +157,17 @@ class World:
                 self._retain(machine, mishap)
             case _:
                 machine.strike(lambda: self._strike(machine, mishap))
+
+    def _take_away(self, machine: Machine, mishap: Mishap) -> None:
+        """Something that a machine needs does not answer for a while."""
+        match mishap.what:
+            case Accident.BROKER_AWAY:
+                machine.faults.away_until = trio.current_time() + mishap.size * 5
+            case Accident.LEDGER_AWAY:
+                machine.ledger_faults.away_until = trio.current_time() + mishap.size * 2
+            case _:
+                machine.latched_until = trio.current_time() + mishap.size * 5
+        self.book.fault(mishap.what, mishap.zone)
 
     async def _heal_link(self, after_s: float) -> None:
         await trio.sleep(after_s)
@@ -210,7 +220,8 @@ class World:
                 machine.disk.restore(older[0])
                 if mishap.what is Accident.ZONE_OLDER:
                     machine.ledger.restore(older[1])
-                self.book.disaster(mishap.what, machine.zone)
+                restored = [stream.epoch for stream in machine.disk.streams.values() if stream.log is None]
+                self.book.disaster(mishap.what, machine.zone, dropped=older[2], restored=restored)
             case _:
                 return
         self.trace(f"{machine.zone} struck by {mishap.what}")
@@ -245,11 +256,14 @@ class World:
         for category in CATEGORIES:
             stream = self._store(zone, category)
             for record in stream.records if stream is not None else ():
-                crosses = FactSubject.parse(record.subject).addresses(peer)
-                held[Held(zone, category, stream.epoch if stream else b"", record.seq, crosses)] = None
+                subject = FactSubject.parse(record.subject)
+                key = (subject.producer, record.headers[HEADER_ID])
+                place = (zone, category, stream.epoch if stream else b"", record.seq)
+                held[Held(*place, subject.addresses(peer), key)] = None
         for log, account in machine.ledger._accounts.items():
             for row in account.rows if log.origin == zone else ():
-                held[Held(zone, log.category, log.epoch, row.offset, row.to in (peer, EVERYONE))] = None
+                key = (row.producer, row.message_id)
+                held[Held(zone, log.category, log.epoch, row.offset, row.to in (peer, EVERYONE), key)] = None
         return held
 
     def _leaves_trace(self, fact: Held) -> bool:
@@ -257,6 +271,8 @@ class World:
         if not fact.crosses:
             return False
         peer, now = peer_of(fact.zone), self._store(fact.zone, fact.category)
+        if self.book.holds(self.machines[peer], fact.zone, fact.category, fact.key):
+            return True
         current = now.epochs.get(peer, now.epoch) if now is not None else b""
         for view in self.book.views(fact.epoch):
             if self.book.is_told(peer, fact.zone, fact.category, view, fact.offset):
@@ -268,7 +284,7 @@ class World:
             if any(gap.first <= fact.offset <= gap.last for gap in gaps):
                 return True
             frontier = received.records[-1].position.offset if received.records else 0
-            if view != current or (now is not None and frontier > now.last_seq):
+            if fact.offset > frontier and (view != current or (now is not None and frontier > now.last_seq)):
                 return True
         return False
 
@@ -301,9 +317,15 @@ class World:
         wanted = max((row.offset for row in account.rows if row.to in (peer, EVERYONE)), default=0)
         if not wanted:
             return True
-        view = stream.epochs.get(peer, stream.epoch)
-        received = self.machines[peer].disk.streams.get(forward_stream(category, origin, view))
+        # A new epoch for the reader whose answer was lost is not in use before the source starts anew.
+        views = [LogId(origin, category, epoch) for epoch in self.book.views(log.epoch)]
+        return any(self._has_confirmed(peer, view, wanted) for view in views)
+
+    def _has_confirmed(self, reader: ZoneId, log: LogId, wanted: int) -> bool:
+        """Whether a reader has taken a log up to an offset, and its source knows it."""
+        name = forward_stream(log.category, log.origin, log.epoch)
+        received = self.machines[reader].disk.streams.get(name)
         if received is None or not received.records or received.records[-1].position.offset < wanted:
             return False
-        held = self.machines[origin].ledger._receipts.get((LogId(origin, category, view), peer))
+        held = self.machines[log.origin].ledger._receipts.get((log, reader))
         return held is not None and held[-1][0].through.offset >= wanted

@@ -17,10 +17,10 @@ from appliance.boundary.reasons import CATALOGUE, ExitCode, Reason
 from appliance.boundary.transfer import MAX_MOVES, Backoff, Event, Step, TransferMachine
 
 IMPOSSIBLE = {
-    Step.LOCATE: {Event.PAGE, Event.EMPTY, Event.COMMITTED, Event.RECEIPT_DUE, Event.CONFIRMED, Event.RESTED},
-    Step.FETCH: {Event.LOCATED, Event.COMMITTED, Event.RECEIPT_DUE, Event.CONFIRMED, Event.RESTED},
+    Step.LOCATE: {Event.PAGE, Event.EMPTY, Event.COMMITTED, Event.CONFIRMED, Event.RESTED},
+    Step.FETCH: {Event.LOCATED, Event.COMMITTED, Event.CONFIRMED, Event.RESTED},
     Step.COMMIT: {Event.LOCATED, Event.PAGE, Event.EMPTY, Event.CONFIRMED, Event.RESTED},
-    Step.CONFIRM: {Event.LOCATED, Event.PAGE, Event.EMPTY, Event.COMMITTED, Event.RECEIPT_DUE, Event.RESTED},
+    Step.CONFIRM: {Event.LOCATED, Event.PAGE, Event.EMPTY, Event.COMMITTED, Event.RESTED},
     Step.PAUSE: set(Event) - {Event.RESTED},
 }
 """What cannot happen in a step: its event belongs to another one."""
@@ -69,7 +69,6 @@ def test_too_many_moves_are_a_failure(step: Step) -> None:
     ("step", "event"),
     [
         (Step.COMMIT, Event.COMMITTED),
-        (Step.COMMIT, Event.RECEIPT_DUE),
         (Step.CONFIRM, Event.CONFIRMED),
     ],
 )
