@@ -5,8 +5,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from tests.service.world.seeds import LONG
+
+FAULTS_LIMIT_S = 7200 if LONG else 420
+"""A world of two zones takes its time to go through what is done to it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder more time than others."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.time_limit(FAULTS_LIMIT_S))
 
 
 @pytest.fixture

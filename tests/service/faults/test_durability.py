@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import nats
 import pytest
 
 from appliance.boundary.errors import UnavailableError
@@ -23,12 +22,13 @@ from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import ExitCode, Reason
 from appliance.brokers.binary import find_broker
 from appliance.dev.environment import FACTS_PORT, Environment
-from appliance.dev.layout import HOST, NODE, PLANT, ZONES, Layout
+from appliance.dev.layout import HOST, NODE, PLANT, ZONES, KeysChoice, Layout
 from appliance.dev.processes import python_command, python_environment
 from appliance.dev.provision import provision
 from appliance.node.status import StatusDocument
 from tests.judge import Recorder
 from tests.service.world import traces
+from tests.service.world.clients import close, open_client
 from tests.service.world.producers import STORED, Producer
 from tests.service.world.seeds import seed_of
 from tests.service.world.zones import OPERATIONAL
@@ -62,12 +62,12 @@ def running(command: Sequence[str | Path], log: Path, cwd: Path) -> Iterator[sub
             process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.wait(20)
 
 
 def environment_in(folder: Path) -> Environment:
     """Two zones with their files, of which nothing runs."""
-    environment = Environment.generate(Layout.at(folder / "zones"))
+    environment = Environment.generate(Layout.at(folder / "zones"), KeysChoice.SOFTWARE)
     provision(environment)
     return environment
 
@@ -133,8 +133,8 @@ def test_a_fact_is_on_disk_before_it_is_acknowledged(tmp_path: Path, find_tool: 
 
 
 async def _one_by_one(environment: Environment) -> None:
-    url = environment.facts_url(PLANT, "cli")
-    producer = Producer(PLANT, "cli", url, Recorder(), random.Random(seed_of("durability")))
+    login = environment.facts_login(PLANT, "cli")
+    producer = Producer(PLANT, "cli", login, Recorder(), random.Random(seed_of("durability")))
     producer.answer_s = 30.0
     for _ in range(FACTS):
         assert (await producer.send(producer.make(OPERATIONAL, PLANT))).word == STORED
@@ -156,12 +156,12 @@ def test_the_trace_shows_a_broker_that_acknowledges_too_early(tmp_path: Path, fi
 
 
 async def _publish_past_the_agent(environment: Environment) -> None:
-    client = await nats.connect(environment.facts_url(PLANT, "agent"), inbox_prefix="_BSFG")
+    client = await open_client(environment.facts_login(PLANT, "agent"), inbox_prefix="_BSFG")
     js = client.jetstream()
     await js.add_stream(name="PLAIN", subjects=["plain"])
     for number in range(FACTS):
         await js.publish("plain", json.dumps({"n": number}).encode(), timeout=30)
-    await client.close()
+    await close(client)
 
 
 @pytest.mark.parametrize("zone", ZONES)

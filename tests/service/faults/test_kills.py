@@ -8,29 +8,36 @@ import random
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from appliance.boundary.names import EVERYONE, ZoneId
-from appliance.dev.layout import ZONES, ProcessName
+from appliance.dev.layout import KEEPER, TPM, ZONES, KeysChoice, ProcessName, process_names
 from appliance.dev.link import Cut
 from tests.service.world.judgement import Tell, conclude
 from tests.service.world.producers import Producer
 from tests.service.world.seeds import LONG, seed_of
 from tests.service.world.zones import AUDIT, OPERATIONAL, TELEMETRY, World, in_background, peer_of, running_world
 
-KILLS: Final = 1000 if LONG else 64
+KILLS: Final = {KeysChoice.SOFTWARE: 1000 if LONG else 64, KeysChoice.SWTPM: 300 if LONG else 32}
 VICTIMS: Final = (
     *(ProcessName.AGENT, ProcessName.HUB, ProcessName.PLANT_NATS, ProcessName.ENTERPRISE_NATS) * 5,
     *(ProcessName.PLANT_CONTROL, ProcessName.ENTERPRISE_CONTROL),
 )
+KEEPING: Final = (*KEEPER.values(), *TPM.values())
 CATEGORIES: Final = (OPERATIONAL, OPERATIONAL, TELEMETRY, AUDIT)
 
 
-def test_nothing_is_lost_or_doubled_by_kills_and_cuts(tmp_path: Path, tell: Tell) -> None:
-    """Producers in both zones go on all the time, repeat themselves, and see their own conflicts refused."""
-    asyncio.run(_storm(tmp_path, tell))
+@pytest.mark.parametrize("keys", KeysChoice)
+def test_nothing_is_lost_or_doubled_by_kills_and_cuts(tmp_path: Path, tell: Tell, keys: KeysChoice) -> None:
+    """Producers in both zones go on all the time, repeat themselves, and see their own conflicts refused.
+
+    With software TPMs these are killed, too, and so are the keepers, while sessions of 30 s are renewed.
+    """
+    asyncio.run(_storm(tmp_path, tell, keys))
 
 
-async def _storm(folder: Path, tell: Tell) -> None:
-    async with running_world(folder, seed_of("kills")) as world:
+async def _storm(folder: Path, tell: Tell, keys: KeysChoice) -> None:
+    async with running_world(folder, seed_of("kills"), keys=keys) as world:
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as load:
             for (zone, _), producer in world.producers.items():
@@ -40,8 +47,8 @@ async def _storm(folder: Path, tell: Tell) -> None:
             await world.heal()
             ended.set()
         await conclude(world, "kills and cuts", tell, receipts=True)
-        assert sum(world.kills.values()) >= KILLS
-        assert set(world.kills) == set(ProcessName)
+        assert sum(world.kills.values()) >= KILLS[keys]
+        assert set(world.kills) == set(process_names(world.environment.keys))
 
 
 async def _produce(zone: ZoneId, producer: Producer, dice: random.Random, ended: asyncio.Event) -> None:
@@ -59,14 +66,15 @@ async def _produce(zone: ZoneId, producer: Producer, dice: random.Random, ended:
 
 
 async def _kill_often(world: World) -> None:
-    dice = world.dice
-    for process in ProcessName:  # each at least once
+    dice, keys = world.dice, world.environment.keys
+    victims = (*VICTIMS, *KEEPING) if keys is KeysChoice.SWTPM else VICTIMS
+    for process in process_names(keys):  # each at least once
         await world.kill_surely(process)
         await asyncio.sleep(dice.uniform(0.1, 0.8))
-    while sum(world.kills.values()) < KILLS:
-        await world.kill(dice.choice(VICTIMS))
+    while sum(world.kills.values()) < KILLS[keys]:
+        await world.kill(dice.choice(victims))
         if dice.random() < 0.2:  # two at once
-            await world.kill(dice.choice(VICTIMS))
+            await world.kill(dice.choice(victims))
         await asyncio.sleep(dice.uniform(0.05, 1.5))
 
 

@@ -17,12 +17,11 @@ import trio
 from appliance.boundary.errors import BsfgError
 from appliance.brokers.binary import BrokerBinary
 from appliance.dev.control import CutRequest, HealRequest, KillRequest
-from appliance.dev.environment import Environment, PortName
-from appliance.dev.layout import HOST
-from appliance.dev.link import Cut, SimulatedLink, Tunnel
+from appliance.dev.environment import Environment
+from appliance.dev.link import Cut
 from appliance.dev.processes import child_specs
 from appliance.dev.restarts import RestartPolicy
-from appliance.dev.running import make_ready
+from appliance.dev.running import link_of, make_ready
 from appliance.dev.supervisor import Supervisor
 
 T = TypeVar("T")
@@ -30,10 +29,11 @@ T = TypeVar("T")
 RESTARTS: Final = RestartPolicy(first=0.05, longest=0.2, proven=5.0)
 _UP_S: Final = 60.0
 _DOWN_S: Final = 60.0
+_CALL_S: Final = 30.0
 
 
 class Processes:
-    """One life of all six processes and the simulated link. All methods block; they may be called from any thread."""
+    """One life of all processes and the simulated link. All methods block; they may be called from any thread."""
 
     def __init__(self, environment: Environment, broker: BrokerBinary) -> None:
         self._environment = environment
@@ -97,7 +97,12 @@ class Processes:
         supervisor, token = self._supervisor, self._token
         if supervisor is None or token is None:
             raise RuntimeError("the processes were never started")
-        return trio.from_thread.run(function, supervisor, trio_token=token)
+
+        async def bounded() -> T:
+            with trio.fail_after(_CALL_S):
+                return await function(supervisor)
+
+        return trio.from_thread.run(bounded, trio_token=token)
 
     @staticmethod
     async def _down(supervisor: Supervisor) -> None:
@@ -113,17 +118,9 @@ class Processes:
 
     async def _run(self) -> None:
         environment = await trio.to_thread.run_sync(make_ready, self._environment.layout)
-        ports = environment.ports
-        link = SimulatedLink(
-            [
-                Tunnel(PortName.LINK_RPC, ports[PortName.LINK_RPC], ports[PortName.HUB_RPC]),
-                Tunnel(PortName.LINK_LEAF, ports[PortName.LINK_LEAF], ports[PortName.HUB_LEAF]),
-            ],
-            HOST,
-        )
         supervisor = Supervisor(
             child_specs(environment, self._broker),
-            link,
+            link_of(environment),
             environment.layout.socket,
             lambda running: None,
             policy=RESTARTS,

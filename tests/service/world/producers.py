@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import nats
 import rfc8785
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -19,13 +18,19 @@ from nats.js.errors import APIError
 
 from appliance.boundary.messages import address_of
 from appliance.boundary.names import ZoneId, identity_of
+from appliance.factlog.natslogin import NatsOptions
 from tests.judge import Recorder
+from tests.service.world.clients import STUCK_S, close, open_client
 
 ANSWER_S: Final = 3.0
 """How long a producer waits for an answer before it sends the same again."""
-TRY_AGAIN_S: Final = 0.05
+ANSWERED_S: Final = 150.0
+"""Whatever is done to the zones: by then a fact has got a final answer."""
+TRY_AGAIN_S: Final = 0.2
+"""Longest pause before that."""
 TRY_AGAIN_CODE: Final = 503
 IN_FLIGHT: Final = 256
+"""Calls of one producer that may be unanswered at a time."""
 
 DUPLICATE: Final = "duplicate"
 STORED: Final = "stored"
@@ -84,13 +89,13 @@ class Answer:
 class Producer:
     """One user of one zone. It keeps what was acknowledged, to send it again at times."""
 
-    def __init__(self, zone: ZoneId, name: str, url: str, recorder: Recorder, dice: random.Random) -> None:
+    def __init__(self, zone: ZoneId, name: str, login: NatsOptions, recorder: Recorder, dice: random.Random) -> None:
         self.zone, self.name = zone, name
         self.acknowledged: list[tuple[Outgoing, int]] = []
         self.answers: dict[str, int] = {}
         self.calls = 0
         self.answer_s = ANSWER_S
-        self._url, self._recorder, self._dice = url, recorder, dice
+        self._login, self._recorder, self._dice = login, recorder, dice
         self._client: Client | None = None
         self._number = 0
         self._slots = asyncio.Semaphore(IN_FLIGHT)
@@ -112,9 +117,9 @@ class Producer:
 
     async def send(self, fact: Outgoing) -> Answer:
         """Publish until answered."""
-        async with self._slots:
+        async with self._slots, asyncio.timeout(ANSWERED_S):
             while (answer := await self._try(fact)) is None:  # noqa: ASYNC110 - each turn is a call
-                await asyncio.sleep(TRY_AGAIN_S)
+                await asyncio.sleep(self._dice.uniform(0.5, 1) * TRY_AGAIN_S)
         self.answers[answer.word] = self.answers.get(answer.word, 0) + 1
         if answer.word == STORED:
             self.acknowledged.append((fact, answer.offset))
@@ -131,7 +136,7 @@ class Producer:
     async def close(self) -> None:
         """End the connection."""
         if self._client is not None:
-            await self._client.close()
+            await close(self._client)
             self._client = None
 
     async def _try(self, fact: Outgoing) -> Answer | None:
@@ -151,7 +156,8 @@ class Producer:
         )
         self.calls += 1
         try:
-            ack = await client.jetstream().publish(fact.subject, fact.payload, timeout=self.answer_s)
+            async with asyncio.timeout(self.answer_s + STUCK_S):  # nats-py waits without end for a full socket
+                ack = await client.jetstream().publish(fact.subject, fact.payload, timeout=self.answer_s)
         except APIError as error:
             reason, _, detail = str(error.description).partition(":")
             if error.code == TRY_AGAIN_CODE:
@@ -167,12 +173,6 @@ class Producer:
 
     async def _connected(self) -> Client:
         async with self._connecting:
-            if self._client is None:
-                self._client = await nats.connect(
-                    self._url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, connect_timeout=1, error_cb=_ignore
-                )
+            if self._client is None or self._client.is_closed:
+                self._client = await open_client(self._login)
             return self._client
-
-
-async def _ignore(error: Exception) -> None:
-    """Disconnects are what is tested here; every call in flight raises them anyway."""

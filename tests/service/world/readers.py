@@ -15,15 +15,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import nats
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from appliance.boundary.names import ZoneId
 from appliance.boundary.records import HEADER_GAP, HEADER_ID, HEADER_ORIGIN, HEADER_POSITION, parse_gap
+from appliance.factlog.natslogin import NatsOptions
 from tests.judge import DeadLetter, Gap, Read, Recorder
+from tests.service.world.clients import close, open_client
 from tests.service.world.ledgers import Ended
 
 PAGE: Final = 1000
@@ -54,26 +54,25 @@ class Stream:
 
 
 @asynccontextmanager
-async def connected(url: str, *, inbox: str | None = None) -> AsyncIterator[Client]:
+async def connected(login: NatsOptions, *, inbox: str | None = None) -> AsyncIterator[Client]:
     """A connection that does not come back by itself: a reading that is interrupted does not count."""
-    options: dict[str, Any] = {"inbox_prefix": inbox} if inbox else {}
-    client = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=_ignore, **options)
+    client = await open_client(login, **({"inbox_prefix": inbox} if inbox else {}))
     try:
         yield client
     finally:
-        await client.close()
+        await close(client)
 
 
 class ZoneReader:
     """Reads one zone. All methods raise what nats-py raises when the broker is away."""
 
-    def __init__(self, zone: ZoneId, reader_url: str, agent_url: str) -> None:
+    def __init__(self, zone: ZoneId, reader: NatsOptions, agent: NatsOptions) -> None:
         self.zone = zone
-        self._reader_url, self._agent_url = reader_url, agent_url
+        self._reader, self._agent = reader, agent
 
     def agent(self) -> Any:
         """A connection as the user ``agent`` (an async context manager)."""
-        return connected(self._agent_url, inbox=_AGENT_INBOX)
+        return connected(self._agent, inbox=_AGENT_INBOX)
 
     async def streams(self) -> list[Stream]:
         """The streams that hold facts: the zone's own first, then what was received, oldest first."""
@@ -112,7 +111,7 @@ class ZoneReader:
         """
         count = 0
         with recorder.snapshot(self.zone) as snapshot:
-            async with self.agent() as agent, connected(self._reader_url) as reader:
+            async with self.agent() as agent, connected(self._reader) as reader:
                 for stream in await self._streams(agent):
                     epoch = names.get(stream.epoch, stream.epoch)
                     facts = await self._facts(recorder, snapshot, reader, stream, epoch)
@@ -266,7 +265,3 @@ async def dead_letters(agent: Client) -> list[tuple[str, dict[str, str]]]:
     if "error" in await ask(agent, f"STREAM.INFO.{_DEAD}"):
         return []  # there never was one
     return [(message.subject, dict(message.headers or {})) async for message in consume(agent, _DEAD, "dead.>")]
-
-
-async def _ignore(error: Exception) -> None:
-    """nats-py reports here what every call raises anyway."""

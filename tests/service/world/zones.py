@@ -22,7 +22,7 @@ from appliance.boundary.names import EVERYONE, Category, ZoneId
 from appliance.boundary.policy import CategoryPolicy, WhenFull
 from appliance.brokers.binary import find_broker
 from appliance.dev.environment import PRODUCERS, Environment
-from appliance.dev.layout import ENTERPRISE, PLANT, ZONE_OF, ZONES, Layout, ProcessName
+from appliance.dev.layout import ENTERPRISE, PLANT, ZONE_OF, ZONES, KeysChoice, Layout, ProcessName
 from appliance.dev.link import Cut
 from appliance.dev.pids import ProcessIdentity
 from appliance.dev.provision import write_document
@@ -47,20 +47,26 @@ def peer_of(zone: ZoneId) -> ZoneId:
     return ENTERPRISE if zone == PLANT else PLANT
 
 
+SESSION_S = 30
+"""Seconds that a session certificate of a keeper is good for: short, so that many are renewed in a test."""
+
+
 class World:
     """Make it with :func:`running_world`."""
 
-    def __init__(self, folder: Path, seed: int, categories: Mapping[Category, CategoryPolicy] | None) -> None:
+    def __init__(
+        self, folder: Path, seed: int, categories: Mapping[Category, CategoryPolicy] | None, keys: KeysChoice
+    ) -> None:
         self.seed, self.dice = seed, random.Random(seed)
         self.recorder = Recorder(folder / "history.jsonl")
-        environment = Environment.generate(Layout.at(folder / "zones"))
+        environment = Environment.generate(Layout.at(folder / "zones"), keys, SESSION_S)
         self.environment = environment if categories is None else replace(environment, categories=categories)
         environment.layout.root.mkdir()
         write_document(self.environment)
-        url = self.environment.facts_url
-        self.readers = {zone: ZoneReader(zone, url(zone, "reader"), url(zone, "agent")) for zone in ZONES}
+        login = self.environment.facts_login
+        self.readers = {zone: ZoneReader(zone, login(zone, "reader"), login(zone, "agent")) for zone in ZONES}
         self.producers = {
-            (zone, name): Producer(zone, name, url(zone, name), self.recorder, random.Random(f"{seed} {zone} {name}"))
+            (zone, name): Producer(zone, name, login(zone, name), self.recorder, random.Random(f"{seed} {zone} {name}"))
             for zone in ZONES
             for name in PRODUCERS
         }
@@ -325,10 +331,16 @@ def _replace(folder: Path, copy: Path) -> None:
 
 @asynccontextmanager
 async def running_world(
-    folder: Path, seed: int, categories: Mapping[Category, CategoryPolicy] | None = None
+    folder: Path,
+    seed: int,
+    categories: Mapping[Category, CategoryPolicy] | None = None,
+    keys: KeysChoice = KeysChoice.SOFTWARE,
 ) -> AsyncIterator[World]:
-    """A world that runs, whose receipts are watched, and that is ended whatever happens."""
-    world = World(folder, seed, categories)
+    """A world that runs, whose receipts are watched, and that is ended whatever happens.
+
+    :param keys: software TPMs where keys matter; files where only facts do, because they are quicker.
+    """
+    world = World(folder, seed, categories, keys)
     await world.start()
     try:
         async with in_background(world.watch_receipts()):
