@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from appliance.keys.tpm.image import fingerprint
 from appliance.keys.tpm.policy import IMAGE_PCR, START, Operators, policy_pcr
 from appliance.keys.tpm.public import Digest
+
+Alter = Callable[[bytes], bytes]
 
 
 class SoftwareTpm:
@@ -102,6 +105,56 @@ def software_tpm(folder: Path) -> Iterator[SoftwareTpm]:
         yield tpm
     finally:
         tpm.stop()
+
+
+class Bus:
+    """A relay before a software TPM that writes down every byte, and may alter what passes, or take its time."""
+
+    def __init__(self, tpm: SoftwareTpm) -> None:
+        self.seen = bytearray()
+        self.commands = 0
+        self.alter: Alter = lambda data: data
+        self.alter_command: Alter = lambda data: data
+        self.port = free_pair()
+        self.listeners = [self._relay(self.port, tpm.port), self._relay(self.port + 1, tpm.port + 1)]
+
+    @property
+    def tcti(self) -> str:
+        """Where it listens."""
+        return f"swtpm:host=127.0.0.1,port={self.port}"
+
+    def _relay(self, port: int, target: int) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._serve, args=(listener, target), daemon=True).start()
+        return listener
+
+    def _serve(self, listener: socket.socket, target: int) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client, socket.create_connection(("127.0.0.1", target)) as server:
+                while request := client.recv(65536):
+                    self.commands += 1
+                    self.seen += request
+                    server.sendall(self.alter_command(request))
+                    answer = server.recv(65536)
+                    self.seen += answer
+                    client.sendall(self.alter(answer))
+
+
+@contextmanager
+def bus(folder: Path) -> Iterator[Bus]:
+    """A software TPM behind a bus."""
+    with software_tpm(folder) as tpm:
+        relay = Bus(tpm)
+        try:
+            yield relay
+        finally:
+            for listener in relay.listeners:
+                listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
 
 
 def people(count: int) -> tuple[tuple[ec.EllipticCurvePrivateKey, ...], Operators]:

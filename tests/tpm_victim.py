@@ -18,8 +18,10 @@ def main(tcti: str, folder: str, step: str, keys: str) -> None:
     """Provision; after as many TPM commands and file writes as ``step`` says, die without any cleaning up."""
     left = int(step)
 
-    def die(_: str) -> None:
+    def die(name: str) -> None:
         nonlocal left
+        if name == "flush_context":  # it leaves nothing that a reset or the next start would not
+            return
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

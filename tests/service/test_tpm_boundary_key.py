@@ -18,8 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from appliance.boundary.errors import BsfgError, DeniedError
+from appliance.boundary.names import parse_zone
+from appliance.keys.enrolled_box import EnrolledBox
+from appliance.keys.enrolment.birth import BirthPolicy
 from appliance.keys.operators import sign
-from appliance.keys.release import EnrolledBox, Release, ReleaseRequest, add_signature, new_release, verify
+from appliance.keys.release import Release, ReleaseRequest, add_signature, new_release, verify
 from appliance.keys.tpm.boundary_key import TICKET_FILE, BoundaryKey, Branch
 from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.image import ImageSignatures
@@ -415,8 +418,9 @@ def test_the_whole_way_of_a_release(latched: Box) -> None:
     with box.device.attestation_key() as (_, area):
         attestation_key = p256_key(area)
     pcrs = box.device.pcr_read(BOUND_PCRS)
-    request = ReleaseRequest(read_counter(box.device), pcrs, EVIDENCE, box.key.certify_counter(EVIDENCE))
-    enrolled = EnrolledBox(box.identity.policy, attestation_key, box.identity.birth_pcrs)
+    zone, device = parse_zone("plant-a"), box.identity.policy.device
+    request = ReleaseRequest(zone, device, read_counter(box.device), pcrs, EVIDENCE, box.key.certify_counter(EVIDENCE))
+    enrolled = EnrolledBox(zone, BirthPolicy.of(box.identity), box.identity.public, attestation_key)
     release = add_signature(enrolled, request, new_release(enrolled, request), box.people[1])
     with pytest.raises(DeniedError, match="bad_release"):
         verify(box.identity.policy, release)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -16,6 +17,7 @@ from appliance.keys.operators import load_operator_key
 from appliance.keys.tpm.identity import BoundaryIdentity, load_p256
 from appliance.keys.tpm.policy import BOUND_PCRS, BoundaryPolicy, DeviceRef
 from appliance.keys.tpm.public import BOUNDARY, Name, ecdsa_public_of
+from tests.releases import Case
 from tests.tpm import image_key, people
 
 
@@ -53,7 +55,31 @@ def test_the_policy_is_shown_or_the_file_refused(tmp_path: Path) -> None:
     assert "tpm_altered" in outcome.output
 
 
+def test_the_policy_of_a_box_file_is_shown(tmp_path: Path) -> None:
+    """It is the same as that of the key file."""
+    box = Case.make().box
+    file = tmp_path / "box.json"
+    file.write_bytes(box.render())
+    outcome = CliRunner().invoke(cli, ["policy", "show", str(file), "--output", "json"])
+    assert outcome.exit_code == 0, outcome.output
+    shown = json.loads(outcome.output)
+    assert shown["authPolicy"] == box.birth.auth_policy.hex()
+    assert shown["birth counter"] == "6"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"not JSON", b'{"format":"bsfg-release-1"}\n', b"[" * 100_000])
+def test_a_file_that_is_no_key_file_is_called_that(content: bytes, tmp_path: Path) -> None:
+    """Nothing is wrong with the box then."""
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    outcome = CliRunner().invoke(cli, ["policy", "show", str(file)])
+    assert outcome.exit_code == 2
+    assert "bad_input" in outcome.output
+    assert "enrolled again" not in outcome.output
+
+
 def test_operators_need_no_tpm_library(root: Path) -> None:
     """What they sign and check with does not load it."""
-    code = "import sys, appliance.keys.release, appliance.cli.policy; sys.exit('tpm2_pytss' in sys.modules)"
+    modules = "appliance.keys.release, appliance.cli.policy, appliance.cli.release, appliance.cli.release_text"
+    code = f"import sys, {modules}; sys.exit('tpm2_pytss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

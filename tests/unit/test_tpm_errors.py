@@ -7,7 +7,7 @@ import pytest
 from tpm2_pytss.TSS2_Exception import TSS2_Exception
 
 from appliance.boundary.reasons import Reason
-from appliance.keys.tpm.device import translate
+from appliance.keys.tpm.tss import translate
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rfc8785
@@ -17,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from appliance.boundary.errors import BsfgError, DeniedError, RefusedError
+from appliance.boundary.names import parse_zone
+from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.operators import ORDER, load_operator_key, new_operator_key, sign, verifies
 from appliance.keys.release import (
-    EnrolledBox,
+    QR_BYTES,
     OperatorSignatures,
     Release,
     ReleaseRequest,
@@ -28,51 +31,15 @@ from appliance.keys.release import (
     new_release,
     verify,
 )
-from appliance.keys.tpm.policy import BOUND_PCRS, BoundaryPolicy, DeviceRef, counter_public
-from appliance.keys.tpm.public import Attestation, Digest, sha256, sized
-from tests.tpm import image_key, people
-
-PCRS = {pcr: bytes([pcr]) * 32 for pcr in BOUND_PCRS}
-EVIDENCE = sha256(b"evidence")
-
-
-def statement(counter: int, evidence: bytes, kind: int = 0x8014, offset: int = 0) -> bytes:
-    """TPMS_ATTEST of NV_Certify, as part 2, 10.12.12 lays it out."""
-    head = struct.pack(">IH", 0xFF544347, kind) + sized(b"\0\x0b" + bytes(32)) + sized(evidence)
-    return head + bytes(25) + sized(counter_public().written().name) + struct.pack(">HHQ", offset, 8, counter)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A quarantined box, its request, and the three who could release it."""
-
-    keys: tuple[ec.EllipticCurvePrivateKey, ...]
-    attestation_key: ec.EllipticCurvePrivateKey
-    box: EnrolledBox
-    request: ReleaseRequest
-
-    def certified(self, text: bytes) -> Attestation:
-        """A statement under the attestation key."""
-        return Attestation(text, self.attestation_key.sign(text, ec.ECDSA(hashes.SHA256())))
-
-    def release(self, *signers: int) -> Release:
-        """Signed by these, in this order."""
-        release = new_release(self.box, self.request)
-        for signer in signers:
-            release = add_signature(self.box, self.request, release, self.keys[signer])
-        return release
+from appliance.keys.tpm.policy import BOUND_PCRS, counter_public
+from appliance.keys.tpm.public import Attestation, Digest, sha256
+from tests.releases import EVIDENCE, PCRS, Case, statement
 
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    """Counter 7, PCRs as enrolled."""
-    keys, operators = people(3)
-    policy = BoundaryPolicy(DeviceRef(b"\x22" * 32), operators, image_key().public_key())
-    attestation_key = ec.generate_private_key(ec.SECP256R1())
-    text = statement(7, EVIDENCE)
-    certificate = Attestation(text, attestation_key.sign(text, ec.ECDSA(hashes.SHA256())))
-    box = EnrolledBox(policy, attestation_key.public_key(), PCRS)
-    return Case(keys, attestation_key, box, ReleaseRequest(7, PCRS, EVIDENCE, certificate))
+    """Enrolled at counter 6, now at 7; PCRs as enrolled."""
+    return Case.make()
 
 
 def test_any_two_sign_in_any_order(case: Case) -> None:
@@ -106,6 +73,7 @@ def test_nobody_signs_what_is_not_certified(case: Case) -> None:
     """Another counter, other evidence, another key, another kind of statement, changed PCRs."""
     request = case.request
     wrong = [replace(request, counter=8), replace(request, evidence=sha256(b"other"))]
+    wrong += [replace(request, zone=parse_zone("plant-b")), replace(request, device=bytes(32))]
     texts = [statement(8, EVIDENCE), statement(7, sha256(b"other")), statement(7, EVIDENCE, kind=0x8018)]
     texts += [statement(7, EVIDENCE, offset=1), statement(7, EVIDENCE) + b"\0", statement(7, EVIDENCE)[:-1], b""]
     texts += [
@@ -124,6 +92,62 @@ def test_nobody_signs_what_is_not_certified(case: Case) -> None:
     check_request(case.box, wrong[-1], accept_pcrs=True)  # where the operator knows why
     with pytest.raises(DeniedError, match="bad_release"):
         add_signature(case.box, wrong[-1], case.release(0), case.keys[1], accept_pcrs=True)
+
+
+def test_nobody_signs_beside_a_bad_signature(case: Case) -> None:
+    """The second operator's tool checks the first one's."""
+    good = case.release(0)
+    (part,) = good.signatures
+    for name in ("fresh", "again", "document"):
+        bad = replace(good, signatures=(with_signature(part, name, part.document[:-1]),))
+        with pytest.raises(DeniedError, match=r"bad_release.*operator 1"):
+            add_signature(case.box, case.request, bad, case.keys[1])
+
+
+def near(text: bytes, seed: int) -> set[bytes]:
+    """Texts that differ from a document in a bit, a byte, a field or its form."""
+    random_ = random.Random(seed)
+    found = {
+        text[:place] + bytes([text[place] ^ 1 << random_.randrange(8)]) + text[place + 1 :]
+        for place in range(len(text))
+    }
+    found |= {text + b"\n", text[:-1], b" " + text, text.replace(b"\n", b"\r\n"), json.dumps(json.loads(text)).encode()}
+    values = json.loads(text)
+    for key, value in values.items():
+        found.add(rfc8785.dumps({k: v for k, v in values.items() if k != key}) + b"\n")
+        others: tuple[Any, ...] = (None, 7, [], {}, "", f"{value} ")
+        found |= {rfc8785.dumps({**values, key: other}) + b"\n" for other in others}
+    return found | {rfc8785.dumps({**values, "more": 1}) + b"\n", b"", b"[]\n", b"{}\n"}
+
+
+def test_no_mutant_of_a_request_is_signed(case: Case) -> None:
+    """The original is, in the same run."""
+    text = case.request.render()
+    assert ReleaseRequest.parse(text) == case.request
+    assert len(text) <= QR_BYTES
+    found = near(text, 8) - {text}
+    assert len(found) >= 200
+    for mutant in found:
+        with pytest.raises(BsfgError, match=r"bad_document|bad_evidence"):
+            new_release(case.box, ReleaseRequest.parse(mutant))
+    new_release(case.box, ReleaseRequest.parse(text))
+
+
+def test_a_box_file_says_what_its_key_is(case: Case) -> None:
+    """No text near it is taken for it; only zone and attestation key are not bound by the boundary key's policy."""
+    text = case.box.render()
+    assert EnrolledBox.parse(text) == case.box
+    found = near(text, 9) - {text}
+    assert len(found) >= 200
+    for mutant in found:
+        with contextlib.suppress(RefusedError):
+            box = EnrolledBox.parse(mutant)
+            same = replace(box, zone=case.box.zone, attestation_key=case.box.attestation_key)
+            assert same == replace(case.box, boundary_public=box.boundary_public)
+            assert box.fingerprint != case.box.fingerprint
+    other = replace(case.box, birth=replace(case.box.birth, counter=7))
+    with pytest.raises(RefusedError, match=r"bad_document.*policy"):
+        EnrolledBox.parse(other.render())
 
 
 def other_signature(signature: bytes) -> bytes:

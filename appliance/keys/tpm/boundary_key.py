@@ -9,34 +9,43 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from appliance.boundary.errors import DeniedError, IntegrityError
 from appliance.boundary.reasons import Reason
 from appliance.keys.files import write_atomically
-from appliance.keys.tpm.device import Device, PolicySession, Ticket, pcr_changed
+from appliance.keys.operators import ORDER
+from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.identity import BoundaryIdentity
-from appliance.keys.tpm.image import ImageSignatures
+from appliance.keys.tpm.latch_journal import LatchJournal
 from appliance.keys.tpm.policy import (
     BOUND_PCRS,
     COUNTER_INDEX,
     HELD_PCR,
     IMAGE_PCR,
-    RELEASE_INDEX,
     RELEASE_SIZE,
     PairSignatures,
 )
 from appliance.keys.tpm.provisioning import read_counter
 from appliance.keys.tpm.public import Attestation, Digest, NvAttribute, ecdsa_public_of, rsa_public_of, sha256
+from appliance.keys.tpm.session import PolicySession
+from appliance.keys.tpm.tss import Ticket, pcr_changed
 
 TICKET_FILE: Final = "image-tickets.json"
 """Tickets of images that ran here; they spare the TPM a verification, and survive a reset."""
 LATCH_WORD: Final = sha256(b"bsfg quarantine")
 """What the latch extends PCR 14 with."""
+
+
+Use = Callable[[Any, PolicySession], bytes]
+"""One command with a loaded object and a policy session that opens it."""
 
 
 class Branch(StrEnum):
@@ -46,6 +55,14 @@ class Branch(StrEnum):
     RELEASE = "release"
 
 
+class Images(Protocol):
+    """Where signatures over PCR 11 come from: the values read once, or a file that may be replaced."""
+
+    def over(self, digest: Digest, key: RSAPublicKey) -> bytes:
+        """The signature over a policy digest. :raises DeniedError: ``image_not_signed``."""
+        ...
+
+
 class BoundaryKey:
     """The boundary key of this box.
 
@@ -53,10 +70,11 @@ class BoundaryKey:
     :param images: the signatures that came with the image that runs.
     """
 
-    def __init__(self, device: Device, identity: BoundaryIdentity, images: ImageSignatures, folder: Path) -> None:
+    def __init__(self, device: Device, identity: BoundaryIdentity, images: Images, folder: Path) -> None:
         self._device = device
         self._identity = identity
         self._images = images
+        self._folder = folder
         self._ticket_file = folder / TICKET_FILE
         self._tickets = self._read_tickets()
 
@@ -75,9 +93,10 @@ class BoundaryKey:
         x = self._identity.policy.x(counter, pcrs)
         if x == self._identity.birth:
             return Branch.BIRTH, counter
-        public = self._device.nv_public(RELEASE_INDEX)
+        index = self._identity.policy.release_index
+        public = self._device.nv_public(index)
         written = public is not None and public.attributes & NvAttribute.WRITTEN
-        if written and self._device.nv_read(RELEASE_INDEX, RELEASE_SIZE) == self._identity.policy.release_data(x):
+        if written and self._device.nv_read(index, RELEASE_SIZE) == self._identity.policy.release_data(x):
             return Branch.RELEASE, counter
         if counter != self._identity.birth_counter:
             raise DeniedError(Reason.KEY_LATCHED, f"counter {counter}")
@@ -85,28 +104,42 @@ class BoundaryKey:
         raise DeniedError(Reason.TPM_REFUSED, f"changed since enrolment: PCR {', '.join(changed)}")
 
     def sign(self, digest: Digest) -> bytes:
-        """An ECDSA signature (DER) over a SHA-256 digest, by whichever branch is open.
-
-        A PCR that changes while the session is under way (the next boot phase) is tried once more.
+        """An ECDSA signature over a SHA-256 digest, by whichever branch is open; in its one form, as operators' are.
 
         :raises DeniedError: ``key_latched``, ``image_not_signed``, ``tpm_refused``.
         """
+        signature = self.used(
+            self._identity.public, self._identity.private, lambda key, policy: self._device.sign(key, digest, policy)
+        )
+        r, s = decode_dss_signature(signature)
+        return encode_dss_signature(r, min(s, ORDER - s))
+
+    def used(self, public: bytes, private: bytes, use: Use) -> bytes:
+        """Use an object that has this key's policy, by whichever branch is open.
+
+        A PCR that changes while the session is under way (the next boot phase) is tried once more.
+
+        :param use: one command with the loaded object and the policy session. :raises DeniedError: as :meth:`sign`.
+        """
         branch, counter = self.branch()
         try:
-            return self.sign_by(branch, counter, digest)
+            return self._used_by(branch, counter, public, private, use)
         except DeniedError as error:
             if not pcr_changed(error):
                 raise
-            return self.sign_by(*self.branch(), digest)
+            return self._used_by(*self.branch(), public, private, use)
 
     def sign_by(self, branch: Branch, counter: int, digest: Digest) -> bytes:
         """Sign by this branch and this claim about the counter; the TPM decides. :raises DeniedError: as above."""
-        with (
-            self._device.policy_session() as session,
-            self._device.loaded(self._identity.public, self._identity.private) as key,
-        ):
+        identity = self._identity
+        return self._used_by(
+            branch, counter, identity.public, identity.private, lambda key, s: self._device.sign(key, digest, s)
+        )
+
+    def _used_by(self, branch: Branch, counter: int, public: bytes, private: bytes, use: Use) -> bytes:
+        with self._device.policy_session() as session, self._device.loaded(public, private) as item:
             self.satisfy(session, branch, counter)
-            return self._device.sign(key, digest, session)
+            return use(item, session)
 
     def satisfy(self, session: PolicySession, branch: Branch, counter: int) -> None:
         """Bring a policy session to the key's authPolicy."""
@@ -123,23 +156,69 @@ class BoundaryKey:
         session.pcr(BOUND_PCRS)
         session.nv_equal(COUNTER_INDEX, counter)
         if branch is Branch.RELEASE:
-            session.authorize_nv(RELEASE_INDEX)
+            session.authorize_nv(identity.policy.release_index)
         session.any_of((identity.birth, identity.policy.y))
 
-    def latch(self, evidence: Digest) -> tuple[int, Attestation]:
+    def latch(self, evidence: Digest, after: int | None = None) -> tuple[int, Attestation]:
         """Lock the key until two operators release it: increment, certify, extend PCR 14.
 
         The certificate comes between: should the power fail before the extension, the reset ends held sessions too.
+        A box that this latched already is not counted up again; the rest is done again.
 
         :param evidence: what the counter's certificate carries.
+        :param after: the counter when the latch was asked for: once it is beyond that, it is latched already.
         :return: the counter, and the attestation key's certificate of it.
         """
-        self._device.nv_increment(COUNTER_INDEX)
+        if not self._latched_already(after):
+            self._device.nv_increment(COUNTER_INDEX)
+            self._journal().write(self._folder)
         certificate = self.certify_counter(evidence)
-        self._device.pcr_extend(HELD_PCR, LATCH_WORD)
+        self._end_held_sessions()
         return read_counter(self._device), certificate
 
-    def certify_counter(self, evidence: Digest) -> Attestation:
+    def resume_latch(self) -> bool:
+        """Finish a latch that was cut short, at start: whether the key is latched.
+
+        Without a note that PCR 14 was extended for this value of the counter, it is extended: once too often at
+        worst, and no local secret is bound to it.
+        """
+        try:
+            self.branch()
+        except DeniedError as error:
+            if error.reason is not Reason.KEY_LATCHED:
+                return False
+            self._end_held_sessions()
+            return True
+        return False
+
+    def _latched_already(self, after: int | None) -> bool:
+        """Whether this counter value came from a latch and nothing was released since. In doubt not: it counts on."""
+        try:
+            self.branch()
+        except DeniedError as error:
+            if error.reason is not Reason.KEY_LATCHED:
+                return False
+            if after is not None and read_counter(self._device) > after:
+                return True
+            noted = LatchJournal.read(self._folder)
+            return noted is not None and self._journal(noted.ended) == noted
+        return False
+
+    def _end_held_sessions(self) -> None:
+        noted = LatchJournal.read(self._folder)
+        now = self._journal(ended=True)
+        if noted != now:
+            self._device.pcr_extend(HELD_PCR, LATCH_WORD)
+            now.write(self._folder)
+
+    def _journal(self, ended: bool = False) -> LatchJournal:
+        index = self._identity.policy.release_index
+        public = self._device.nv_public(index)
+        written = public is not None and public.attributes & NvAttribute.WRITTEN
+        release = self._device.nv_read(index, RELEASE_SIZE) if written else b""
+        return LatchJournal(read_counter(self._device), release, ended)
+
+    def certify_counter(self, evidence: bytes) -> Attestation:
         """The attestation key's certificate of the counter: what a release is signed against."""
         with self._device.attestation_key() as (attestation_key, _):
             return self._device.nv_certify(attestation_key, COUNTER_INDEX, 8, evidence)
@@ -158,7 +237,7 @@ class BoundaryKey:
         :raises DeniedError: ``tpm_refused``: the signatures are not two operators' over this.
         """
         policy = self._identity.policy
-        public = self._device.nv_public(RELEASE_INDEX)
+        public = self._device.nv_public(policy.release_index)
         if public is None or public.defined() != policy.release_public:
             raise IntegrityError(Reason.TPM_ALTERED, "the release index is not the one of this key; provision again")
         data = policy.release_data(x)
@@ -170,7 +249,7 @@ class BoundaryKey:
                 self._signed(session, policy.operators.keys[position], Digest(message[4:36]), signature)
             if len(policy.operators.keys) > 2:
                 session.any_of(policy.operators.branches(policy.device))
-            self._device.nv_write(RELEASE_INDEX, data, session)
+            self._device.nv_write(policy.release_index, data, session)
 
     def _signed(
         self, session: PolicySession, operator: EllipticCurvePublicKey, cp_hash: Digest, signature: bytes
@@ -190,7 +269,8 @@ class BoundaryKey:
             ticket = self._device.verify_rsa(key, sha256(approved), signature)
         self._tickets[approved] = ticket
         texts = {digest.hex(): kept.digest.hex() for digest, kept in self._tickets.items()}
-        write_atomically(self._ticket_file, json.dumps(texts).encode())
+        with contextlib.suppress(OSError):  # it is verified again next time
+            write_atomically(self._ticket_file, json.dumps(texts).encode())
         return ticket
 
     def _read_tickets(self) -> dict[Digest, Ticket]:

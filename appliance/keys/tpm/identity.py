@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import rfc8785
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -30,6 +31,7 @@ _FIELDS: Final = {
     "operators",
     "private",
     "public",
+    "release_index",
     "srk",
 }
 
@@ -78,6 +80,7 @@ class BoundaryIdentity:
                 "birth_pcrs": {str(pcr): value.hex() for pcr, value in self.birth_pcrs.items()},
                 "public": self.public.hex(),
                 "private": self.private.hex(),
+                "release_index": f"{self.policy.release_index:08x}",
                 "srk": self.srk_name.hex(),
             }
         )
@@ -133,7 +136,7 @@ def load_rsa(pem: str | bytes) -> rsa.RSAPublicKey:
 def _load(pem: str | bytes) -> Any:
     try:
         return serialization.load_pem_public_key(pem.encode("ascii") if isinstance(pem, str) else pem)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RefusedError(Reason.BAD_KEY, str(error)) from error
 
 
@@ -142,7 +145,8 @@ def _policy(values: dict[str, Any]) -> BoundaryPolicy:
     if len(device) != 32:
         raise ValueError("the device reference has not 32 bytes")
     operators = Operators(tuple(load_p256(pem) for pem in values["operators"]))
-    return BoundaryPolicy(DeviceRef(device), operators, load_rsa(values["image_key"]))
+    index = int(values["release_index"], 16)
+    return BoundaryPolicy(DeviceRef(device), operators, load_rsa(values["image_key"]), index)
 
 
 def _pcrs(values: dict[str, str]) -> dict[int, bytes]:

@@ -53,6 +53,8 @@ HELD_PCR: Final = 14
 COUNTER_INDEX: Final = 0x01800200
 RELEASE_INDEX: Final = 0x01800201
 """NV indices of the quarantine counter and of the release, in the owner's range (TCG registry of handles)."""
+RELEASE_INDICES: Final = (RELEASE_INDEX, 0x01800202)
+"""Where a key's release index may be: a new key beside an old one takes the other, so neither breaks the other's."""
 RELEASE_SIZE: Final = 34
 """An algorithm identifier and a SHA-256 digest."""
 
@@ -180,6 +182,12 @@ class BoundaryPolicy:
     device: DeviceRef
     operators: Operators
     image_key: rsa.RSAPublicKey
+    release_index: int = RELEASE_INDEX
+
+    def __post_init__(self) -> None:
+        """:raises RefusedError: ``bad_policy``: the release index has another place."""
+        if self.release_index not in RELEASE_INDICES:
+            raise RefusedError(Reason.BAD_POLICY, f"no release index can be at {self.release_index:#010x}")
 
     @property
     def image_name(self) -> Name:
@@ -190,7 +198,7 @@ class BoundaryPolicy:
     def release_public(self) -> NvPublic:
         """The release index as it is defined; only its policy can write it, anybody may read it."""
         attributes = NvAttribute.AUTHREAD | NvAttribute.POLICYWRITE | NvAttribute.NO_DA
-        return NvPublic(RELEASE_INDEX, attributes, RELEASE_SIZE, self.operators.policy(self.device))
+        return NvPublic(self.release_index, attributes, RELEASE_SIZE, self.operators.policy(self.device))
 
     def x(self, counter: int, pcrs: Mapping[int, bytes]) -> Digest:
         """``X(n)``: a signed image, these values of :data:`BOUND_PCRS`, and the counter at ``counter``.

@@ -67,7 +67,7 @@ def provision(
         return identity
     counter = _ensure_counter(device)
     policy = BoundaryPolicy(DeviceRef(secrets.token_bytes(32)), operators, image_key)
-    _ensure_index(device, policy.release_public)
+    ensure_index(device, policy.release_public)
     pcrs = device.pcr_read(BOUND_PCRS)
     public, private = device.create_key(boundary_template(policy, policy.x(counter, pcrs)))
     identity = BoundaryIdentity(policy, counter, pcrs, public, private, device.srk_name)
@@ -91,18 +91,18 @@ def _mend(device: Device, identity: BoundaryIdentity) -> None:
     with device.loaded(identity.public, identity.private):
         pass  # of this TPM, and of this storage root key
     _ensure_counter(device)
-    _ensure_index(device, identity.policy.release_public)
+    ensure_index(device, identity.policy.release_public)
 
 
 def _ensure_counter(device: Device) -> int:
-    _ensure_index(device, counter_public())
+    ensure_index(device, counter_public())
     public = device.nv_public(COUNTER_INDEX)
     if public is not None and not public.attributes & NvAttribute.WRITTEN:
         device.nv_increment(COUNTER_INDEX)  # a counter that was never incremented has no value
     return read_counter(device)
 
 
-def _ensure_index(device: Device, wanted: NvPublic) -> None:
+def ensure_index(device: Device, wanted: NvPublic) -> None:
     """Define an index; one at its place that differs in anything but WRITTEN is removed first."""
     public = device.nv_public(wanted.index)
     if public is not None and public.defined() != wanted:
