@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.node.notify import ServiceManager
+from appliance.factlog.notify import ServiceManager
 
 
 @pytest.fixture
