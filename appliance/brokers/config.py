@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from appliance.boundary.errors import RefusedError
-from appliance.boundary.names import Category, ProducerId, parse_producer
 from appliance.boundary.reasons import Reason
 from appliance.brokers.syntax import Value
 
@@ -74,6 +73,28 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
+class Plant:
+    """A TLS listener for the machines of the plant; what is not TLS is refused there.
+
+    :param host: the address of the plant interface; no other interface is listened on.
+    :param certificate: PEM of key, certificate and local CA in one file.
+    :raises RefusedError: ``bad_input``: every address at once, or not a port.
+    """
+
+    host: str
+    port: int
+    certificate: Path
+
+    def __post_init__(self) -> None:
+        if parse_address(self.host).is_unspecified:
+            raise RefusedError(Reason.BAD_INPUT, f"{self.host}: the plant interface has an address of its own")
+        check_port(self.port)
+
+    def __str__(self) -> str:
+        return socket_address(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
 class Secrets:
     """The passwords of the two users every broker has; ``repr`` does not show them.
 
@@ -87,27 +108,6 @@ class Secrets:
     def __post_init__(self) -> None:
         check_password(self.owner, "the owner")
         check_password(self.system, SYSTEM_USER)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalUser:
-    """A local application of nats-facts: it produces under its own name, or reads, or both.
-
-    :param categories: what it may produce; ``None``: every category.
-    """
-
-    name: ProducerId
-    password: str = field(repr=False)
-    produces: bool = True
-    reads: bool = False
-    categories: frozenset[Category] | None = None
-
-    def __post_init__(self) -> None:
-        if parse_producer(self.name) in (AGENT_USER, CONTROL_USER, SYSTEM_USER):
-            raise RefusedError(Reason.BAD_INPUT, f"{self.name!r} is a user of the appliance itself")
-        check_password(self.password, self.name)
-        if not self.produces and not self.reads:
-            raise RefusedError(Reason.BAD_INPUT, f"{self.name!r} may neither produce nor read")
 
 
 def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -135,7 +135,7 @@ def socket_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def common(name: str, listen: Local, store: Path, limits: Limits, domain: str = "") -> dict[str, Value]:
+def common(name: str, listen: Local | Plant, store: Path, limits: Limits, domain: str = "") -> dict[str, Value]:
     """The part that is the same in every broker of ours.
 
     What is not written is off: no monitoring port, no websocket, no MQTT, no cluster, no user without a credential.

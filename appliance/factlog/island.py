@@ -7,6 +7,7 @@ trio and asyncio stay apart: the only thing that crosses is a call and its resul
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError
@@ -20,7 +21,8 @@ from nats.js.errors import APIError
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
-from appliance.factlog.natswire import INBOX_PREFIX, Credentials
+from appliance.factlog.natslogin import Login, client_options
+from appliance.factlog.natswire import INBOX_PREFIX
 
 T = TypeVar("T")
 
@@ -31,11 +33,14 @@ CONNECT_ATTEMPTS = 2
 
 
 class NatsIsland:
-    """A nats-py client in its own thread; :meth:`call` runs a coroutine function with it."""
+    """A nats-py client in its own thread; :meth:`call` runs a coroutine function with it.
 
-    def __init__(self, host: str, port: int, credentials: Credentials, *, name: str) -> None:
+    :param tls: as for :class:`~appliance.factlog.natswire.NatsWire`.
+    """
+
+    def __init__(self, host: str, port: int, login: Login, *, name: str, tls: ssl.SSLContext | None = None) -> None:
         self._url = f"nats://{host}:{port}"
-        self._credentials = credentials
+        self._login, self._tls = login, tls
         self._name = name
         self._loop = asyncio.new_event_loop()
         self._client: Client | None = None
@@ -67,10 +72,12 @@ class NatsIsland:
 
     def close(self) -> None:
         """End the connection and the thread; calls that are still out fail. A broker that hangs is not waited for."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(3 * CLOSE_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():  # else it is left alone: it keeps nobody from ending
+            self._loop.close()
 
     async def _end(self) -> None:
         with suppress(nats.errors.Error, OSError, TimeoutError):
@@ -79,7 +86,8 @@ class NatsIsland:
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in left:  # calls that are still out, and what a broken connection may have left
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        if left:
+            await asyncio.wait(left, timeout=CLOSE_TIMEOUT_S)
 
     async def _run(self, function: Callable[[Client], Awaitable[T]], timeout_s: float) -> T:
         async with asyncio.timeout(timeout_s):
@@ -99,8 +107,8 @@ class NatsIsland:
         try:
             await client.connect(
                 self._url,
-                user=self._credentials.user,
-                password=self._credentials.password,
+                **client_options(self._login),
+                tls=self._tls,
                 name=self._name,
                 inbox_prefix=INBOX_PREFIX,
                 allow_reconnect=False,

@@ -56,11 +56,12 @@ class Delivery(NamedTuple):
 
 
 class Info(NamedTuple):
-    """The broker's INFO."""
+    """The broker's INFO; ``nonce`` is what it wants to have signed, if anything."""
 
     version: str
     max_payload: int
     headers: bool
+    nonce: str = ""
 
 
 class Pong(NamedTuple):
@@ -163,7 +164,8 @@ def _control(line: bytes) -> list[Event]:
 def _info(text: bytes) -> Info:
     try:
         values: dict[str, Any] = json.loads(text)
-        return Info(str(values["version"]), int(values["max_payload"]), bool(values.get("headers", False)))
+        version, max_payload = str(values["version"]), int(values["max_payload"])
+        return Info(version, max_payload, bool(values.get("headers", False)), str(values.get("nonce", "")))
     except (ValueError, KeyError, TypeError) as error:
         raise UnavailableError(Reason.BROKER_UNAVAILABLE, f"not a valid INFO: {text[:80]!r}") from error
 
@@ -200,8 +202,11 @@ def unsubscribe(sid: int) -> bytes:
     return f"UNSUB {sid}\r\n".encode()
 
 
-def connect(*, user: str, password: str, name: str) -> bytes:
-    """The frame that opens a session; it ends with a PING, whose PONG proves that it was accepted."""
+def connect(login: Mapping[str, str], *, name: str) -> bytes:
+    """The frame that opens a session; it ends with a PING, whose PONG proves that it was accepted.
+
+    :param login: the fields that prove who connects.
+    """
     options = {
         "verbose": False,
         "pedantic": False,
@@ -211,7 +216,6 @@ def connect(*, user: str, password: str, name: str) -> bytes:
         "headers": True,
         "no_responders": True,
         "name": name,
-        "user": user,
-        "pass": password,
+        **login,
     }
     return b"CONNECT " + json.dumps(options).encode() + b"\r\nPING\r\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +20,7 @@ import trio
 from appliance.boundary.claims import Signal
 from appliance.boundary.errors import BsfgError, UnavailableError, first_error
 from appliance.boundary.reasons import Reason
+from appliance.factlog.natslogin import Login
 from appliance.factlog.natsproto import (
     Delivery,
     Info,
@@ -62,22 +64,17 @@ class _Subscription:
     deliver: Callable[[list[Delivery]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """User and password of a local broker."""
-
-    user: str
-    password: str = field(repr=False)
-
-
 class NatsWire:
-    """One supervised connection to the zone's broker."""
+    """One supervised connection to the zone's broker.
 
-    def __init__(self, host: str, port: int, credentials: Credentials, *, name: str) -> None:
+    :param tls: for a broker with a TLS listener; its certificate must be for ``host``.
+    """
+
+    def __init__(self, host: str, port: int, login: Login, *, name: str, tls: ssl.SSLContext | None = None) -> None:
         self.info: Info | None = None
         self.connects = 0
         self.changed = Signal()
-        self._host, self._port, self._credentials, self._name = host, port, credentials, name
+        self._host, self._port, self._login, self._name, self._tls = host, port, login, name, tls
         self._inbox = f"{INBOX_PREFIX}.{secrets.token_hex(11)}"
         self._tokens = 0
         self._waiters: dict[str, _Waiter] = {}
@@ -203,35 +200,50 @@ class NatsWire:
 
     async def _session(self) -> None:
         with trio.fail_after(CONNECT_TIMEOUT_S):
-            stream = await trio.open_tcp_stream(self._host, self._port)
-        async with stream:
-            parser = Parser()
+            tcp = await trio.open_tcp_stream(self._host, self._port)
+        async with tcp:
             with trio.fail_after(CONNECT_TIMEOUT_S):
-                await self._open(stream, parser)
+                stream, parser, greeting = await self._greet(tcp)
+                await self._open(stream, parser, greeting)
             _log.info("connected to the broker at %s:%d", self._host, self._port)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, stream)
                 nursery.start_soon(self._keep_alive)
                 await self._read(stream, parser)
 
-    async def _open(self, stream: trio.SocketStream, parser: Parser) -> None:
-        info: Info | None = None
-        events = await self._receive(stream, parser)
-        await stream.send_all(
-            connect(user=self._credentials.user, password=self._credentials.password, name=self._name)
-        )
+    async def _greet(self, tcp: trio.SocketStream) -> tuple[trio.abc.Stream, Parser, Info]:
+        """The broker's INFO; behind it TLS begins, where there is any.
+
+        What came before the handshake may be anybody's: none of it is parsed further, and a nonce that somebody else
+        chose is signed for the broker alone.
+        """
+        parser = Parser()
         while True:
+            events = await self._receive(tcp, parser)
             for event in events:
+                if isinstance(event, ServerError):
+                    raise UnavailableError(Reason.BROKER_UNAVAILABLE, event.text)
+            for event in events:
+                if isinstance(event, Info):
+                    if self._tls is None:
+                        return tcp, parser, event
+                    stream = trio.SSLStream(tcp, self._tls, server_hostname=self._host)
+                    await stream.do_handshake()
+                    return stream, Parser(), event
+
+    async def _open(self, stream: trio.abc.Stream, parser: Parser, info: Info) -> None:
+        await stream.send_all(connect(self._login.options(info.nonce), name=self._name))
+        while True:
+            for event in await self._receive(stream, parser):
                 if isinstance(event, Info):
                     info = event
                 elif isinstance(event, ServerError):
                     raise UnavailableError(Reason.BROKER_UNAVAILABLE, event.text)
                 elif isinstance(event, Ping):
                     await stream.send_all(b"PONG\r\n")
-                elif isinstance(event, Pong) and info is not None:
+                elif isinstance(event, Pong):
                     self._opened(info)
                     return
-            events = await self._receive(stream, parser)
 
     def _opened(self, info: Info) -> None:
         self.info = info
@@ -251,13 +263,13 @@ class NatsWire:
         self.changed.fire()
 
     @staticmethod
-    async def _receive(stream: trio.SocketStream, parser: Parser) -> list[Any]:
+    async def _receive(stream: trio.abc.Stream, parser: Parser) -> list[Any]:
         data = await stream.receive_some(RECEIVE_BYTES)
         if not data:
             raise UnavailableError(Reason.BROKER_UNAVAILABLE, "the broker closed the connection")
         return parser.feed(bytes(data))
 
-    async def _read(self, stream: trio.SocketStream, parser: Parser) -> None:
+    async def _read(self, stream: trio.abc.Stream, parser: Parser) -> None:
         while True:
             gathered: dict[int, list[Delivery]] = {}
             for event in await self._receive(stream, parser):
@@ -285,7 +297,7 @@ class NatsWire:
         elif isinstance(event, ServerError):
             _log.warning("broker: %s", event.text)
 
-    async def _write(self, stream: trio.SocketStream) -> None:
+    async def _write(self, stream: trio.abc.Stream) -> None:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
