@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,11 @@ from appliance.boundary.names import ZoneId
 from appliance.boundary.ports import BoundaryPort
 from appliance.peer.audit import AuditRecord
 from appliance.peer.client import ClientConfig
+from appliance.peer.handshakes import HandshakeCounts
 from appliance.peer.server import ServerConfig, serve
+from appliance.peer.tls import OwnCredential
 from tests.contracts.peer import HUB, PLANT
-from tests.pki import Authority, Credential, Pki
+from tests.pki import Authority, Credential, Pki, Registered
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,6 +34,7 @@ class World:
     hub_ca: Authority
     hub: Credential
     audit: list[AuditRecord] = field(default_factory=list)
+    handshakes: HandshakeCounts = field(default_factory=HandshakeCounts)
 
     @classmethod
     def make(cls, folder: Path) -> World:
@@ -42,21 +44,31 @@ class World:
 
     async def serve(self, nursery: trio.Nursery, service: BoundaryPort, **changes: Any) -> int:
         """Start a server of HUB; returns its port."""
-        registry = {PLANT: [self.plant_ca.der]}
-        settings = {"port": 0, "tls": self._server_tls, "registry": registry, "audit": self.audit.append, **changes}
+        registry = self.registered(PLANT, self.plant_ca)
+        settings: dict[str, Any] = {
+            "port": 0,
+            "tls": self._server_tls,
+            "registry": registry,
+            "audit": self.audit.append,
+        }
+        settings |= {"handshakes": self.handshakes, **changes}
         port: int = await nursery.start(serve, service, ServerConfig(LOOPBACK, **settings))
         return port
 
     def client(self, port: int, **changes: Any) -> ClientConfig:
         """How PLANT calls HUB."""
-        settings = {"tls": self._client_tls, "registry": {HUB: [self.hub_ca.der]}, **changes}
+        settings = {"tls": self._client_tls, "registry": self.registered(HUB, self.hub_ca), **changes}
         zone: ZoneId = settings.pop("zone", PLANT)
         return ClientConfig(zone, HUB, LOOPBACK, port, **settings)
 
-    def _server_tls(self) -> ssl.SSLContext:
+    def registered(self, zone: ZoneId, *authorities: Authority) -> Registered:
+        """A registry that knows one zone."""
+        return Registered.of(self.pki.hub, {zone: authorities})
+
+    def _server_tls(self) -> OwnCredential:
         return self.hub.for_server()
 
-    def _client_tls(self) -> ssl.SSLContext:
+    def _client_tls(self) -> OwnCredential:
         return self.plant.for_client()
 
 

@@ -6,9 +6,8 @@ Nothing here is a secret: keys live in a temporary directory and end with the te
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from appliance.boundary.names import ZoneId, identity_of
-from appliance.peer.tls import client_context, server_context
+from appliance.peer.tls import OwnCredential, client_credential, server_credential
 
 _LONG_AGO = timedelta(hours=1)
 
@@ -39,8 +38,9 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A session certificate with its chain and key, in files."""
+    """A session certificate with its chain and key: the session file, and the chain and the key by themselves."""
 
+    session: Path
     chain: Path
     key: Path
     authorities: Path
@@ -51,13 +51,35 @@ class Credential:
         """The session certificate."""
         return self.certificate.public_bytes(Encoding.DER)
 
-    def for_server(self) -> ssl.SSLContext:
-        """The context of a server with this credential."""
-        return server_context(self.chain, self.key, self.authorities)
+    def for_server(self) -> OwnCredential:
+        """What a server proves itself with."""
+        return server_credential(self.session, self.authorities)
 
-    def for_client(self) -> ssl.SSLContext:
-        """The context of a client with this credential."""
-        return client_context(self.chain, self.key, self.authorities)
+    def for_client(self) -> OwnCredential:
+        """What a client proves itself with."""
+        return client_credential(self.session, self.authorities)
+
+
+@dataclass
+class Registered:
+    """A registry in memory, as connections ask it; what is changed here counts at once."""
+
+    hub_ca: bytes | None
+    zones: dict[ZoneId, list[bytes]] = field(default_factory=dict)
+    denied: dict[bytes, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, hub: Authority, zones: Mapping[ZoneId, Sequence[Authority]]) -> Registered:
+        """With these device CAs."""
+        return cls(hub.der, {zone: [authority.der for authority in found] for zone, found in zones.items()})
+
+    def authorities(self, zone: ZoneId) -> Sequence[bytes]:
+        """See :class:`appliance.peer.identity.PeerRegistry`."""
+        return self.zones.get(zone, ())
+
+    def denial(self, authority: bytes) -> str:
+        """See :class:`appliance.peer.identity.PeerRegistry`."""
+        return self.denied.get(authority, "")
 
 
 class Pki:
@@ -70,6 +92,21 @@ class Pki:
         self.hub_file = folder / "hub-ca.pem"
         self.hub_file.write_bytes(_pem(self.hub.certificate))
         self._made = 0
+
+    def renew_hub(self, not_after: datetime) -> None:
+        """Another hub CA, which ends at another time."""
+        self.hub = _authority("hub CA", None, [], path_length=1, not_after=not_after)
+        self.hub_file.write_bytes(_pem(self.hub.certificate))
+
+    def under_site(self) -> Pki:
+        """Another hub CA, an intermediate of a site's PKI, whose root nobody here is given; and a sibling of it."""
+        root = _authority("site root", None, [], path_length=2)
+        self.hub = _authority("site hub CA", root, [], path_length=1)
+        self.hub_file.write_bytes(_pem(self.hub.certificate))
+        sibling = Pki(self._folder / "sibling")
+        sibling.hub = _authority("other CA", root, [], path_length=1)
+        sibling.hub_file.write_bytes(_pem(sibling.hub.certificate) + _pem(root.certificate))
+        return sibling
 
     def device_ca(
         self, zone: ZoneId, *, permitted: Sequence[str] | None = None, not_after: datetime | None = None
@@ -93,7 +130,9 @@ class Pki:
         chain, key_file = self._folder / f"{self._made}.pem", self._folder / f"{self._made}-key.pem"
         chain.write_bytes(_pem(certificate) + _pem(issuer.certificate))
         key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        return Credential(chain, key_file, self.hub_file, certificate)
+        session = self._folder / f"{self._made}-session.pem"
+        session.write_bytes(key_file.read_bytes() + chain.read_bytes())
+        return Credential(session, chain, key_file, self.hub_file, certificate)
 
     def zone(self, zone: ZoneId) -> tuple[Authority, Credential]:
         """A zone as it should be: its device CA and a session certificate with its identity."""
@@ -166,6 +205,8 @@ def _session(
     not_before: datetime | None,
     not_after: datetime | None,
 ) -> x509.Certificate:
+    now = datetime.now(UTC)
+    not_before, not_after = not_before or now - timedelta(minutes=5), not_after or now + timedelta(minutes=10)
     builder = _builder(common_name, key, issuer, not_before, not_after)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(authority=False), critical=True)
@@ -175,6 +216,3 @@ def _session(
         general = [x509.DNSName(name) if isinstance(name, str) else name for name in names]
         builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
     return builder.sign(issuer.key, hashes.SHA256())
-
-
-ContextFactory = Callable[[], ssl.SSLContext]

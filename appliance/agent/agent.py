@@ -3,6 +3,8 @@
 
 It pulls what the hub has for its zone and pushes what its zone has for the hub, obeying the receiver's frontier and
 credit. When the boundary cannot be reached, local work goes on (mode ``autonomous``).
+
+It dials with the session that the keeper writes. Until there is one, the crossings wait, and the status says for what.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from functools import partial
 
 import trio
 
+from appliance.agent.trust import TrustLoop
 from appliance.boundary.claims import Signal
 from appliance.boundary.crossing import Crossing, Observer
 from appliance.boundary.errors import RefusedError
@@ -21,6 +24,7 @@ from appliance.node.config import NodeConfig, Uplink
 from appliance.node.status import CrossingReport, PeerStatus, Problem
 from appliance.node.zone import ZoneRuntime, wall_clock_ms
 from appliance.peer.client import ClientConfig, PeerClient, open_peer
+from appliance.peer.trust_client import TrustClient, trust_client_context
 
 
 class Agent:
@@ -32,26 +36,59 @@ class Agent:
         self._uplink: Uplink = config.uplink
         self._config = config
         self._zone = ZoneRuntime("agent", config)
+        self._trust = self._make_trust()
         self._crossings: list[tuple[str, Crossing]] = []
         self._back = Signal()
 
     async def run(self) -> None:
         """Run until cancelled."""
         async with open_peer(self._client_config()) as peer, trio.open_nursery() as nursery:
+            if self._trust is not None:
+                nursery.start_soon(self._trust.run)
             await nursery.start(partial(self._zone.run, self._describe))
             self._crossings = self._make_crossings(peer)
+            nursery.start_soon(self._follow_standing)
             for _, crossing in self._crossings:
-                nursery.start_soon(crossing.run)
+                nursery.start_soon(self._cross, crossing)
+
+    async def _cross(self, crossing: Crossing) -> None:
+        await self._zone.standing.ready()
+        await crossing.run()
+
+    async def _follow_standing(self) -> None:
+        """A session that came back ends the crossings' pauses."""
+        standing = self._zone.standing
+        while True:
+            changed = standing.changed.next()
+            self._zone.changed.fire()
+            if standing.proves:
+                self._back.fire()
+            await changed.wait()
+
+    def _make_trust(self) -> TrustLoop | None:
+        """Time and attestation, where there is a keeper to carry them for."""
+        keeper, endpoint, hub_ca = (
+            self._zone.keys.keeper,
+            self._config.trust,
+            self._zone.standing.registry.folder.hub_ca,
+        )
+        if keeper is None or endpoint is None:
+            return None
+        hub = TrustClient(self._uplink.zone, endpoint.host, endpoint.port, partial(trust_client_context, hub_ca))
+        return TrustLoop(self._config.zone, keeper, hub, changed=self._zone.changed.fire)
 
     def _client_config(self) -> ClientConfig:
-        keys = self._zone.keys
+        standing = self._zone.standing
         return ClientConfig(
             self._config.zone,
             self._uplink.zone,
             self._uplink.endpoint.host,
             self._uplink.endpoint.port,
-            keys.client_context,
-            self._zone.device_cas,
+            standing.credential,
+            standing.registry,
+            now=standing.now,
+            handshakes=standing.handshakes,
+            longest_session_s=standing.longest_session_s,
         )
 
     def _make_crossings(self, peer: PeerClient) -> list[tuple[str, Crossing]]:
@@ -84,11 +121,13 @@ class Agent:
 
     def _describe(self) -> tuple[Sequence[CrossingReport], Sequence[PeerStatus], Sequence[Problem]]:
         reports = [_report(direction, crossing, self._uplink.zone) for direction, crossing in self._crossings]
-        problems = [
-            Problem.of(crossing.status.problem, crossing.status.name)
-            for _, crossing in self._crossings
-            if crossing.status.problem is not None
-        ]
+        found = [pair for _, crossing in self._crossings for pair in crossing.status.problems()]
+        own = self._zone.standing.problem
+        problems = [Problem.of(error, where) for error, where in found if own is None or error.reason is not own.reason]
+        if self._trust is not None:
+            for error, _ in found:
+                self._trust.heard(error)
+            problems += [Problem.of(error, duty) for duty, error in self._trust.problems()]
         return reports, (), problems
 
 

@@ -166,6 +166,8 @@ class ControlHub:
     """The declaration of the hub's nats-control. :raises RefusedError: ``bad_input``: a zone twice, or the hub's own.
 
     :param leaf_host: numeric address of the leaf listener; every connection to it must present a certificate.
+    :param authorities: PEM of the device CAs whose leaves are accepted, kept by the hub
+        (:mod:`appliance.hub.leaf_guard`); ``None``: every device CA under the hub CA, denied or not.
     """
 
     zone: ZoneId
@@ -177,6 +179,7 @@ class ControlHub:
     leaf_host: str
     leaf_port: int
     zones: tuple[ZoneId, ...]
+    authorities: Path | None = None
 
     def __post_init__(self) -> None:
         parse_address(self.leaf_host)
@@ -194,7 +197,7 @@ class ControlHub:
             "isolate_leafnode_interest": True,
             "min_version": str(MINIMUM),
             "write_deadline": WRITE_DEADLINE,
-            "tls": {**self.tls.block(), "verify_and_map": True},
+            "tls": {**self.tls.block(), "ca_file": str(self.authorities or self.tls.hub_ca), "verify_and_map": True},
         }
         control: dict[str, Value] = {
             "jetstream": "enabled",

@@ -16,7 +16,7 @@ import trio
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
 from appliance.brokers.binary import MINIMUM, BrokerBinary, Version
-from appliance.brokers.config import Local
+from appliance.brokers.config import Local, Plant
 
 READY_TIMEOUT_S: Final = 30.0
 """How long a broker may take to read its store and listen."""
@@ -44,7 +44,7 @@ class BrokerProcess:
     and not it. One object runs it any number of times, one after the other.
     """
 
-    def __init__(self, binary: BrokerBinary, config: Path, log: Path, listen: Local) -> None:
+    def __init__(self, binary: BrokerBinary, config: Path, log: Path, listen: Local | Plant) -> None:
         self._binary = binary
         self._config = config
         self._log = log
@@ -163,7 +163,7 @@ class BrokerProcess:
         return ""
 
 
-async def read_greeting(listen: Local) -> Greeting:
+async def read_greeting(listen: Local | Plant) -> Greeting:
     """Connect, read the ``INFO`` line and hang up. The caller sets the time limit.
 
     :raises OSError: nobody listens.

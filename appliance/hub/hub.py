@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hub: a zone's runtime plus the boundary contract served to peers over mutual TLS."""
+"""The hub: a zone's runtime plus the boundary contract served to peers over mutual TLS.
+
+Beside it the trust service (time, enrolment, attestation) and the guard of the leaf connections. None of them is needed
+for local work; each starts by itself when what it needs is there, and the status says what is missing.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,12 @@ from typing import Final
 
 import trio
 
-from appliance.boundary.errors import RefusedError
+from appliance.boundary.errors import BsfgError, RefusedError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.boundary.service import Boundary
+from appliance.hub.leaf_guard import LeafGuard
+from appliance.hub.trust_desk import TrustDesk
 from appliance.node.config import NodeConfig
 from appliance.node.status import CrossingReport, PeerStatus, Problem
 from appliance.node.zone import ZoneRuntime, wall_clock_ms
@@ -33,6 +39,13 @@ class Hub:
         self._listen = config.listen
         self._zone = ZoneRuntime("hub", config)
         self._zone.ready_parts["listening"] = False
+        standing = self._zone.standing
+        self._trust: TrustDesk | None = None
+        self._leaves: LeafGuard | None = None
+        if config.trust is not None and config.office is not None:
+            self._trust = TrustDesk(config.zone, config.trust, config.office, config.keys.session, self._zone.keys)
+        if config.control is not None:
+            self._leaves = LeafGuard(config.control, standing.registry, self._refusal)
         self._peers = {zone: PeerStatus(zone) for zone in config.policy.peers}
         self._called: dict[ZoneId, float] = {}
 
@@ -40,14 +53,36 @@ class Hub:
         """Run until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(self._zone.run, self._describe))
-            keys = self._zone.keys
-            config = ServerConfig(
-                self._listen.host, self._listen.port, keys.server_context, self._zone.device_cas, audit=self._audit
-            )
+            nursery.start_soon(self._serve_peers)
+            if self._trust is not None:
+                nursery.start_soon(self._trust.run)
+            if self._leaves is not None:
+                nursery.start_soon(self._leaves.run)
+            nursery.start_soon(self._watch_peers)
+
+    async def _serve_peers(self) -> None:
+        """Listen as soon as there is something to prove ourselves with; local work does not wait for it."""
+        standing = self._zone.standing
+        await standing.ready()
+        config = ServerConfig(
+            self._listen.host,
+            self._listen.port,
+            standing.credential,
+            standing.registry,
+            audit=self._audit,
+            now=standing.now,
+            handshakes=standing.handshakes,
+            longest_session_s=standing.longest_session_s,
+            admits=self._refusal,
+        )
+        async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve, Boundary(self._zone.source, self._zone.sink), config))
             self._zone.ready_parts["listening"] = True
             self._zone.changed.fire()
-            nursery.start_soon(self._watch_peers)
+
+    def _refusal(self, zone: ZoneId) -> BsfgError | None:
+        """Why a proven zone may not come in now."""
+        return self._trust.refusal(zone) if self._trust is not None else None
 
     async def _watch_peers(self) -> None:
         """A hub cannot dial: a peer that has not called for a while cannot be reached."""
@@ -69,4 +104,11 @@ class Hub:
                 )
 
     def _describe(self) -> tuple[Sequence[CrossingReport], Sequence[PeerStatus], Sequence[Problem]]:
-        return (), tuple(self._peers.values()), ()
+        peers, problems = list(self._peers.values()), []
+        if self._leaves is not None:
+            peers = [replace(peer, leaf_age_s=self._leaves.age_of(ZoneId(peer.zone))) for peer in peers]
+            problems += [Problem.of(self._leaves.problem, "leaf guard")] if self._leaves.problem is not None else []
+        if self._trust is not None:
+            peers = [replace(peer, attestation=self._trust.state(ZoneId(peer.zone))) for peer in peers]
+            problems += [Problem.of(error, where) for where, error in self._trust.problems()]
+        return (), peers, problems

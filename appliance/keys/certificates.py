@@ -3,6 +3,9 @@
 
 hub CA (path length 1) signs each zone's device CA (path length 0, constrained to the one DNS name ``<zone>-bsfg``),
 which signs the zone's short-lived session certificates. All keys are EC P-256. (DESIGN: keys and time.)
+
+An issuer is a key that signs, wherever it is: in a file, in a TPM, at a remote service. It need only behave as
+``ec.EllipticCurvePrivateKey.sign`` does. Times are boundary time; nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from appliance.boundary.errors import DeniedError
 from appliance.boundary.names import ZoneId, identity_of
+from appliance.boundary.reasons import Reason
 
 BACKDATE: Final = timedelta(minutes=5)
 """How far a certificate's validity begins in the past, so that clocks that differ a little still accept it."""
@@ -31,7 +37,10 @@ SESSION_VALIDITY: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority held in memory: its private key and its certificate."""
+    """A certificate authority: its certificate, and a key that signs for it.
+
+    The key may be held elsewhere (a TPM, a remote signer); then :meth:`pem` cannot be had.
+    """
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -82,35 +91,117 @@ def certificate_der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
-def new_hub_ca(now: datetime) -> Authority:
-    """A new root of the boundary, with a new key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("BSFG hub CA (development, software key)")
-    builder = _builder(name, name, key.public_key(), now, now + HUB_CA_LIFETIME)
+def new_hub_ca(
+    now: datetime,
+    common_name: str = "BSFG hub CA (development, software key)",
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> Authority:
+    """A new root of the boundary. :param key: held elsewhere; ``None``: a new one in memory."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = _name(common_name)
+    builder = _builder(name, name, key.public_key(), now - BACKDATE, now + HUB_CA_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
     builder = builder.add_extension(_key_usage(cert_sign=True, signature=False), critical=True)
     return Authority(key, builder.sign(key, hashes.SHA256()))
 
 
 def new_device_ca(hub: Authority, zone: ZoneId, now: datetime) -> Authority:
-    """A new boundary key for a zone: a CA that can certify the name ``<zone>-bsfg`` and nothing else."""
+    """A new boundary key for a zone, in memory, with its certificate; for development and tests."""
     key = ec.generate_private_key(ec.SECP256R1())
-    end = min(now + DEVICE_CA_LIFETIME, hub.certificate.not_valid_after_utc)
-    builder = _builder(_name(f"{identity_of(zone)} device CA"), hub.certificate.subject, key.public_key(), now, end)
-    builder = builder.add_extension(_issued_by(hub.certificate), critical=False)
+    return Authority(key, certify_device_ca(hub, zone, key.public_key(), now))
+
+
+def certify_device_ca(
+    hub: Authority,
+    zone: ZoneId,
+    key: ec.EllipticCurvePublicKey,
+    now: datetime,
+    lifetime: timedelta = DEVICE_CA_LIFETIME,
+) -> x509.Certificate:
+    """The device CA certificate of a zone for a boundary key: it can certify the name ``<zone>-bsfg`` and nothing else.
+
+    Whether the key is the zone's, and in a TPM, must have been proven before (:mod:`appliance.hub.enrolment`).
+
+    :raises DeniedError: ``bad_certificate``: the key is not EC P-256, or the hub CA has ended.
+    """
+    if not isinstance(key.curve, ec.SECP256R1):
+        raise DeniedError(Reason.BAD_CERTIFICATE, "a boundary key is EC P-256")
+    name = _name(f"{identity_of(zone)} device CA")
+    builder = _issued(hub.certificate, name, key, now, lifetime)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     # The boundary key also signs receipts, hence digitalSignature beside keyCertSign.
     builder = builder.add_extension(_key_usage(cert_sign=True, signature=True), critical=True)
     builder = builder.add_extension(only_name(identity_of(zone)), critical=True)
-    return Authority(key, builder.sign(hub.key, hashes.SHA256()))
+    return builder.sign(hub.key, hashes.SHA256())
+
+
+def certify_request(
+    hub: Authority,
+    zone: ZoneId,
+    request: x509.CertificateSigningRequest,
+    now: datetime,
+    lifetime: timedelta = DEVICE_CA_LIFETIME,
+) -> x509.Certificate:
+    """As :func:`certify_device_ca`, for the key of a PKCS #10 request. Nothing but the key is taken from it.
+
+    :raises DeniedError: ``bad_certificate``: the request is not signed by its own key, or as above.
+    """
+    key = request.public_key()
+    if not request.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
+        raise DeniedError(Reason.BAD_CERTIFICATE, "the request is not signed by an EC key of its own")
+    return certify_device_ca(hub, zone, key, now, lifetime)
+
+
+_ODD: Final = (
+    ValueError,
+    TypeError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for certificates that are not as they should be."""
+
+
+def check_device_ca(hub_ca: x509.Certificate, zone: ZoneId, certificate: x509.Certificate) -> None:
+    """A device CA is signed by the hub CA and can certify the zone's identity alone; its dates are not asked.
+
+    :raises DeniedError: ``bad_certificate``: it is not what the hub CA signs for this zone.
+    """
+    try:
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
+        certificate.verify_directly_issued_by(hub_ca)
+        key = certificate.public_key()
+    except _ODD as error:
+        raise DeniedError(Reason.BAD_CERTIFICATE, f"the device CA of zone {zone}: {error}") from error
+    permitted, excluded = (
+        [name.value for name in names or [] if isinstance(name, x509.DNSName)]
+        for names in (constraints.value.permitted_subtrees, constraints.value.excluded_subtrees)
+    )
+    if (
+        certificate.version is not x509.Version.v3
+        or not (basic.critical and basic.value.ca and basic.value.path_length == 0)
+        or not usage.key_cert_sign
+        or not (constraints.critical and permitted == [identity_of(zone)] and not excluded)
+        or not isinstance(key, ec.EllipticCurvePublicKey)
+        or not isinstance(key.curve, ec.SECP256R1)
+    ):
+        raise DeniedError(
+            Reason.BAD_CERTIFICATE, f"the device CA of zone {zone} is not what the hub CA signs for {identity_of(zone)}"
+        )
 
 
 def new_session(device: Authority, zone: ZoneId, now: datetime, validity: timedelta = SESSION_VALIDITY) -> Session:
-    """A session certificate with a new key: client and server, one name, never longer than its issuer."""
+    """A session certificate with a new key: client and server, one name, never longer than its issuer.
+
+    :raises DeniedError: ``bad_certificate``: the device CA has ended.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
-    end = min(now + validity, device.certificate.not_valid_after_utc)
-    builder = _builder(_name(identity_of(zone)), device.certificate.subject, key.public_key(), now, end)
-    builder = builder.add_extension(_issued_by(device.certificate), critical=False)
+    builder = _issued(device.certificate, _name(identity_of(zone)), key.public_key(), now, validity)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(cert_sign=False, signature=True), critical=True)
     usages = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
@@ -144,7 +235,7 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, end: datetime
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, start: datetime, end: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -152,14 +243,31 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now.replace(microsecond=0) - BACKDATE)
+        .not_valid_before(start.replace(microsecond=0))
         .not_valid_after(end.replace(microsecond=0))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
-def _issued_by(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+def _issued(
+    issuer: x509.Certificate, subject: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, lifetime: timedelta
+) -> x509.CertificateBuilder:
+    """What every certificate under an issuer has in common; it is never valid longer than its issuer."""
+    end = min(now + lifetime, issuer.not_valid_after_utc)
+    if end <= now:
+        raise DeniedError(Reason.BAD_CERTIFICATE, f"its issuer has ended: {issuer.subject.rfc4514_string()}")
+    return _builder(subject, issuer.subject, key, now - BACKDATE, end).add_extension(_named(issuer), critical=False)
+
+
+def _named(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """How a certificate names the key that signed it; the CA of a site may have no identifier of its own."""
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key = issuer.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+            raise DeniedError(Reason.BAD_CERTIFICATE, "an issuer has an EC or RSA key") from None
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 

@@ -12,13 +12,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.keys.certificates import Authority, certificate_pem, new_device_ca, new_hub_ca
 from appliance.keys.files import PRIVATE, PUBLIC, locked, write_atomically
-from appliance.keys.registry import Registry, is_issued_by
-from appliance.keys.software import PkiFolder, SoftwareKeys
+from appliance.keys.folder import PkiFolder
+from appliance.keys.registry import LiveRegistry, Registry
+from appliance.keys.software import SoftwareKeys
 
 HUB_CA_FILE: Final = "hub-ca-private.pem"
 """The hub CA's key and certificate, in the CA's own folder; no node gets it."""
@@ -53,8 +57,9 @@ def ensure_pki(
         boundaries = {zone: _boundary(hub, zone, PkiFolder(path).boundary, moment) for zone, path in nodes.items()}
         registry = Registry(hub.certificate, {zone: (key.certificate,) for zone, key in boundaries.items()})
         for zone, path in nodes.items():
-            _hand_out(registry, PkiFolder(path))
-            _ensure_session(SoftwareKeys(zone, PkiFolder(path), boundaries[zone], registry), validity, moment)
+            pki = PkiFolder(path)
+            _hand_out(registry, pki)
+            _ensure_session(SoftwareKeys(zone, pki, boundaries[zone], LiveRegistry(pki)), validity, moment)
 
 
 def _boundary(hub: Authority, zone: ZoneId, path: Path, moment: datetime) -> Authority:
@@ -79,10 +84,19 @@ def _hand_out(registry: Registry, folder: PkiFolder) -> None:
     folder.zones.mkdir(mode=0o755, exist_ok=True)
     texts = {folder.hub_ca: certificate_pem(registry.hub_ca)}
     for zone, certificates in registry.device_cas.items():
-        texts[folder.zones / f"{zone}.pem"] = b"".join(map(certificate_pem, certificates))
+        texts[folder.zone(zone)] = b"".join(map(certificate_pem, certificates))
     for path, text in texts.items():
         if not path.is_file() or path.read_bytes() != text:
             write_atomically(path, text, PUBLIC)
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether ``issuer``'s key signed the certificate; dates and constraints are not asked."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _ensure_session(keys: SoftwareKeys, validity: timedelta, moment: datetime) -> None:
@@ -90,6 +104,6 @@ def _ensure_session(keys: SoftwareKeys, validity: timedelta, moment: datetime) -
     if (
         session is None
         or session.not_valid_after_utc - moment < validity / 2
-        or not is_issued_by(session, keys.boundary.certificate)
+        or not _is_issued_by(session, keys.boundary.certificate)
     ):
         keys.renew_session(validity, moment)

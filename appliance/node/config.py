@@ -8,17 +8,32 @@ serves peers). Relative paths are relative to the document. Example::
     zone = "plant-a"
     state_dir = "state"            # the ledger
     status_dir = "run/status"
-    pki_dir = "pki"
+
+    [keys]
+    kind = "keeper"                # the keeper holds the boundary key, in a TPM
+    pki_dir = "pki"                # what is public: hub-ca.pem, zones/<zone>.pem, denied.json
+    socket = "run/keeper.sock"
+    session = "run/session/agent.pem"  # the session that the keeper writes; none of it is needed for local work
+
+    # [keys]                       # or: keys are files; for development alone
+    # kind = "software"
+    # pki_dir = "pki"              # with boundary.pem and session.pem
 
     [broker]                       # nats-facts of this zone, on loopback
     host = "127.0.0.1"
     port = 4222
-    secrets = "broker-secrets.json"  # {"agent": "...", "sys": "..."}: passwords of the two users
+    credentials = "local"          # folder with agent.creds and sys.creds
+    # authority = "local/ca.pem"   # when it listens with TLS: the CA of its certificate
 
     [intake]                       # AppendFact for local producers, on loopback
     host = "127.0.0.1"
     port = 8080
-    tokens = "producers.json"      # {"<sha256 of token, hex>": {"producer": "cli", "categories": ["audit"]}}
+    tokens = "local/tokens.json"   # {"<sha256 of token, hex>": {"producer": "cli", "categories": ["audit"]}}
+
+    # [plant]                      # by choice: the same over HTTPS for the machines of the plant
+    # host = "192.0.2.5"           # the address of the plant interface
+    # port = 8443
+    # certificate = "local/server.pem"
 
     [categories.operational]
     when_full = "reject"           # or "drop-oldest"
@@ -37,22 +52,32 @@ serves peers). Relative paths are relative to the document. Example::
     [listen]                       # hubs only: where peers dial in
     host = "127.0.0.1"
     port = 8443
+
+    [trust]                        # by choice. Agents: where the hub gives time and takes quotes; hubs: listen there
+    host = "127.0.0.1"
+    port = 8444
+    enrolment = "enrolment"        # hubs only: the folder of the enrolment office
+    attestation = "required"       # hubs only; or "observe": facts of a box that does not attest cross all the same
+
+    [control]                      # hubs only, by choice: the nats-control whose leaf connections are guarded
+    host = "127.0.0.1"
+    port = 4223
+    secrets = "control-secrets.json"  # {"sys": "..."}
+    authorities = "control/authorities.pem"  # written here; the ca_file of its leaf listener
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
 
 from appliance.boundary.errors import BsfgError, RefusedError
-from appliance.boundary.names import Category, ZoneId, parse_category, parse_zone
+from appliance.boundary.names import ZoneId, parse_category, parse_zone
 from appliance.boundary.policy import CategoryPolicy, PeerPolicy, WhenFull, ZonePolicy
 from appliance.boundary.reasons import Reason
-
-T = TypeVar("T", str, int)
+from appliance.node.sections import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +90,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """How to reach the zone's nats-facts; ``secrets`` is a JSON file with the passwords of ``agent`` and ``sys``."""
+    """How to reach the zone's nats-facts.
+
+    :param credentials: folder with the credentials files of the users ``agent`` and ``sys``.
+    :param authority: the CA of its TLS certificate; ``None``: it listens without TLS, on loopback.
+    """
 
     endpoint: Endpoint
-    secrets: Path
+    credentials: Path
+    authority: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +110,14 @@ class IntakeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PlantConfig:
+    """AppendFact over HTTPS on the plant interface; ``certificate`` is a PEM file of key, certificate and local CA."""
+
+    endpoint: Endpoint
+    certificate: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Uplink:
     """The hub an agent dials."""
 
@@ -87,18 +125,74 @@ class Uplink:
     endpoint: Endpoint
 
 
+class Attestation(StrEnum):
+    """What becomes of a box that does not attest, or not as expected."""
+
+    REQUIRED = "required"
+    OBSERVE = "observe"
+
+
+@dataclass(frozen=True, slots=True)
+class OfficeConfig:
+    """What a hub's trust service stands on: the enrolment office's folder, and what attestation is for."""
+
+    folder: Path
+    attestation: Attestation
+
+
+class KeysKind(StrEnum):
+    """Who holds the boundary key. There is no default: software keys must be asked for."""
+
+    SOFTWARE = "software"
+    KEEPER = "keeper"
+
+
+@dataclass(frozen=True, slots=True)
+class KeysConfig:
+    """Where the node's keys are.
+
+    :param pki_dir: hub CA, registry and deny list; with software keys also the private files.
+    :param socket: the keeper's, ``None`` with software keys. :param session: the session file.
+    """
+
+    kind: KeysKind
+    pki_dir: Path
+    socket: Path | None
+    session: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """The hub's nats-control; ``secrets`` is a JSON file with the password of ``sys``.
+
+    :param authorities: the file with the device CAs that its leaf listener accepts.
+    """
+
+    endpoint: Endpoint
+    secrets: Path
+    authorities: Path
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """Everything one node is told. Exactly one of ``uplink`` and ``listen`` is set."""
+    """Everything one node is told. Exactly one of ``uplink`` and ``listen`` is set.
+
+    :param trust: an agent dials it, a hub listens there; ``None``: no enrolment, time and attestation by network.
+    :param office: what the hub's trust service stands on; ``None`` on agents.
+    """
 
     policy: ZonePolicy
     state_dir: Path
     status_dir: Path
-    pki_dir: Path
+    keys: KeysConfig
     broker: BrokerConfig
     intake: IntakeConfig
     uplink: Uplink | None
     listen: Endpoint | None
+    trust: Endpoint | None = None
+    office: OfficeConfig | None = None
+    control: ControlConfig | None = None
+    plant: PlantConfig | None = None
 
     @property
     def zone(self) -> ZoneId:
@@ -115,74 +209,19 @@ class NodeConfig:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RefusedError(Reason.BAD_INPUT, f"{path}: {error}") from error
         try:
-            return _parse(_Section("", document), path.parent)
+            return _parse(Section("", document), path.parent)
         except BsfgError as error:
             raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.detail}") from error
 
 
-class _Section:
-    """A table of the document that gives out each field once and refuses what nobody asked for."""
-
-    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
-        self._name = name
-        self._values = dict(values)
-
-    def take(self, field: str, kind: type[T], default: T | None = None) -> T:
-        value = self._values.pop(field, default)
-        if value is None:
-            raise self.refuse(f"needs {field}")
-        if type(value) is not kind:
-            raise self.refuse(f"{field} must be {kind.__name__}")
-        return value
-
-    def zone(self) -> ZoneId:
-        try:
-            return parse_zone(self.take("zone", str))
-        except RefusedError as error:
-            raise error if error.reason is Reason.BAD_INPUT else self.refuse(error.detail) from error
-
-    def words(self, field: str) -> frozenset[Category]:
-        value = self._values.pop(field, None)
-        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            raise self.refuse(f"{field} must be a list of categories")
-        try:
-            return frozenset(parse_category(word) for word in value)
-        except RefusedError as error:
-            raise self.refuse(f"{field}: {error.detail}") from error
-
-    def refuse(self, text: str) -> RefusedError:
-        return RefusedError(Reason.BAD_INPUT, f"[{self._name}] {text}" if self._name else text)
-
-    def section(self, field: str) -> _Section | None:
-        value = self._values.pop(field, None)
-        if value is None:
-            return None
-        name = f"{self._name}.{field}" if self._name else field
-        if not isinstance(value, dict):
-            raise RefusedError(Reason.BAD_INPUT, f"[{name}] must be a table")
-        return _Section(name, value)
-
-    def need(self, field: str) -> _Section:
-        section = self.section(field)
-        if section is None:
-            raise self.refuse(f"[{field}] is missing")
-        return section
-
-    def fields(self) -> list[str]:
-        return list(self._values)
-
-    def end(self) -> None:
-        if self._values:
-            raise self.refuse(f"has an unknown field {next(iter(self._values))!r}")
-
-
-def _parse(root: _Section, base: Path) -> NodeConfig:
+def _parse(root: Section, base: Path) -> NodeConfig:
     node = root.need("node")
     zone = node.zone()
-    directories = [base / node.take(field, str) for field in ("state_dir", "status_dir", "pki_dir")]
+    state_dir, status_dir = (base / node.take(field, str) for field in ("state_dir", "status_dir"))
     node.end()
     broker = root.need("broker")
-    broker_config = BrokerConfig(_endpoint(broker), base / broker.take("secrets", str))
+    credentials, authority = base / broker.take("credentials", str), broker.take("authority", str, "")
+    broker_config = BrokerConfig(_endpoint(broker), credentials, base / authority if authority else None)
     broker.end()
     intake = root.need("intake")
     intake_config = IntakeConfig(_endpoint(intake), base / intake.take("tokens", str))
@@ -193,29 +232,92 @@ def _parse(root: _Section, base: Path) -> NodeConfig:
         {parse_category(name): _category(categories.need(name)) for name in categories.fields()},
         _peers(root.section("peers")),
     )
-    uplink, listen = root.section("uplink"), root.section("listen")
-    if (uplink is None) == (listen is None):
-        raise RefusedError(Reason.BAD_INPUT, "exactly one of [uplink] (an agent) and [listen] (a hub) is needed")
+    trust, listen = root.section("trust"), _only_endpoint(root.section("listen"))
     config = NodeConfig(
         policy,
-        directories[0],
-        directories[1],
-        directories[2],
+        state_dir,
+        status_dir,
+        _keys(root.need("keys"), base),
         broker_config,
         intake_config,
-        None if uplink is None else Uplink(uplink.zone(), _endpoint(uplink)),
-        None if listen is None else _endpoint(listen),
+        _uplink(root.section("uplink")),
+        listen,
+        None if trust is None else _endpoint(trust),
+        None if trust is None or listen is None else _office(trust, base),
+        _control(root.section("control"), base),
+        _plant(root.section("plant"), base),
     )
-    for section in (uplink, listen, root):
-        if section is not None:
-            section.end()
+    if trust is not None:
+        trust.end()
+    root.end()
     _check(config)
     return config
+
+
+def _keys(section: Section, base: Path) -> KeysConfig:
+    text = section.take("kind", str)
+    try:
+        kind = KeysKind(text)
+    except ValueError as error:
+        raise section.refuse(f"kind {text!r}: {', '.join(KeysKind)}") from error
+    pki_dir = base / section.take("pki_dir", str)
+    if kind is KeysKind.SOFTWARE:
+        keys = KeysConfig(kind, pki_dir, None, pki_dir / "session.pem")
+    else:
+        keys = KeysConfig(kind, pki_dir, base / section.take("socket", str), base / section.take("session", str))
+    section.end()
+    return keys
+
+
+def _uplink(section: Section | None) -> Uplink | None:
+    if section is None:
+        return None
+    uplink = Uplink(section.zone(), _endpoint(section))
+    section.end()
+    return uplink
+
+
+def _only_endpoint(section: Section | None) -> Endpoint | None:
+    if section is None:
+        return None
+    endpoint = _endpoint(section)
+    section.end()
+    return endpoint
+
+
+def _office(section: Section, base: Path) -> OfficeConfig:
+    text = section.take("attestation", str)
+    try:
+        attestation = Attestation(text)
+    except ValueError as error:
+        raise section.refuse(f"attestation {text!r}: {', '.join(Attestation)}") from error
+    return OfficeConfig(base / section.take("enrolment", str), attestation)
+
+
+def _plant(section: Section | None, base: Path) -> PlantConfig | None:
+    if section is None:
+        return None
+    plant = PlantConfig(_endpoint(section), base / section.take("certificate", str))
+    section.end()
+    return plant
+
+
+def _control(section: Section | None, base: Path) -> ControlConfig | None:
+    if section is None:
+        return None
+    files = base / section.take("secrets", str), base / section.take("authorities", str)
+    control = ControlConfig(_endpoint(section), *files)
+    section.end()
+    return control
 
 
 def _check(config: NodeConfig) -> None:
     """What no section can know by itself."""
     policy = config.policy
+    if (config.uplink is None) == (config.listen is None):
+        raise RefusedError(Reason.BAD_INPUT, "exactly one of [uplink] (an agent) and [listen] (a hub) is needed")
+    if config.control is not None and config.listen is None:
+        raise RefusedError(Reason.BAD_INPUT, "[control] is for hubs: only they guard leaf connections")
     if config.uplink is not None and config.uplink.zone not in policy.peers:
         raise RefusedError(Reason.BAD_INPUT, f"[uplink] zone {config.uplink.zone!r} needs a section [peers.…]")
     for zone, peer in policy.peers.items():
@@ -225,14 +327,14 @@ def _check(config: NodeConfig) -> None:
             raise RefusedError(Reason.BAD_INPUT, f"[peers.{zone}] fetch: {unknown[0]!r} needs a section [categories.…]")
 
 
-def _endpoint(section: _Section) -> Endpoint:
+def _endpoint(section: Section) -> Endpoint:
     port = section.take("port", int)
     if not 0 < port < 65536:
         raise section.refuse(f"port {port}: 1 to 65535")
     return Endpoint(section.take("host", str), port)
 
 
-def _category(section: _Section) -> CategoryPolicy:
+def _category(section: Section) -> CategoryPolicy:
     text = section.take("when_full", str, WhenFull.REJECT.value)
     try:
         when_full = WhenFull(text)
@@ -245,7 +347,7 @@ def _category(section: _Section) -> CategoryPolicy:
     return policy
 
 
-def _peers(section: _Section | None) -> dict[ZoneId, PeerPolicy]:
+def _peers(section: Section | None) -> dict[ZoneId, PeerPolicy]:
     if section is None:
         return {}
     peers = {}

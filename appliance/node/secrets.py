@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The secret files of a node: passwords for the local broker, and the tokens of local producers; parsed strictly."""
+"""The secret files of a node: its credentials for the local broker, and the tokens of local producers."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -12,29 +13,32 @@ from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import parse_category, parse_producer
 from appliance.boundary.producing import Producer
 from appliance.boundary.reasons import Reason
-from appliance.factlog.natswire import Credentials
+from appliance.factlog.natskeys import UserCredentials
+from appliance.factlog.natslogin import CredentialsFile
+from appliance.peer.tokens import Grant, TokenTable
+
+_log = logging.getLogger(__name__)
 
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
-def load_credentials(path: Path) -> tuple[Credentials, Credentials]:
-    """The broker users ``agent`` and ``sys``. :raises RefusedError: ``bad_input`` naming the file."""
-    values = _load(path)
-    found = []
-    for user in ("agent", "sys"):
-        password = values.get(user)
-        if not isinstance(password, str) or not password:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: the password of {user!r} is missing")
-        found.append(Credentials(user, password))
-    return found[0], found[1]
+def load_credentials(folder: Path) -> tuple[CredentialsFile, CredentialsFile]:
+    """The broker users ``agent`` and ``sys``, from ``agent.creds`` and ``sys.creds``.
+
+    :raises RefusedError: ``bad_input`` naming the file.
+    """
+    files = [folder / f"{user}.creds" for user in ("agent", "sys")]
+    for path in files:
+        UserCredentials.load(path)
+    return CredentialsFile(files[0]), CredentialsFile(files[1])
 
 
-def load_producers(path: Path) -> dict[bytes, Producer]:
+def load_producers(path: Path) -> dict[bytes, Grant]:
     """Local producers by SHA-256 of their token. :raises RefusedError: ``bad_input`` naming file and entry."""
     producers = {}
     for number, (digest, entry) in enumerate(_load(path).items(), start=1):
         try:
-            producers[_digest(digest)] = _producer(entry)
+            producers[_digest(digest)] = _grant(entry)
         except RefusedError as error:
             raise RefusedError(Reason.BAD_INPUT, f"{path}: entry {number}: {error.detail}") from error
     return producers
@@ -46,10 +50,49 @@ def _digest(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
+class LiveTokens:
+    """The table of tokens in a file, read anew when the file was replaced: a revoked token is worthless at once.
+
+    A file that cannot be read changes nothing: producers go on, and the log says so.
+
+    :raises RefusedError: ``bad_input``: at the start the file must be good.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = self._look()
+        self._table = TokenTable(load_producers(path))
+
+    def __call__(self, token: str) -> Producer | None:
+        """The producer whose token this is."""
+        stamp = self._look()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._table = TokenTable(load_producers(self._path))
+            except RefusedError as error:
+                _log.error("the tokens stay as they were: %s", error.detail)
+        return self._table(token)
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            state = self._path.stat()
+        except OSError:
+            return ()
+        return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def _grant(entry: Any) -> Grant:
+    expires = entry.get("expires") if isinstance(entry, dict) else None
+    if expires is not None and (type(expires) is not int or expires < 0):
+        raise RefusedError(Reason.BAD_INPUT, "expires must be a time in Unix seconds")
+    return Grant(_producer(entry), expires)
+
+
 def _producer(entry: Any) -> Producer:
     if not isinstance(entry, dict) or not isinstance(entry.get("producer"), str):
         raise RefusedError(Reason.BAD_INPUT, "the value is an object with the producer's name")
-    if unknown := sorted(entry.keys() - {"producer", "categories"}):
+    if unknown := sorted(entry.keys() - {"producer", "categories", "expires"}):
         raise RefusedError(Reason.BAD_INPUT, f"unknown field {unknown[0]!r}")
     categories = entry.get("categories")
     if categories is None:

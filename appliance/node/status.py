@@ -80,12 +80,59 @@ class CrossingReport:
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    """A peer as the serving side sees it."""
+    """A peer as the serving side sees it.
+
+    :param leaf_age_s: how long its leaf connection is up, if it has one.
+    :param attestation: ``fresh``, ``stale``, ``failed``, or empty: it has no enrolled TPM.
+    """
 
     zone: str
     last_call_unix_ms: int = 0
     calls: int = 0
     refused: int = 0
+    leaf_age_s: int | None = None
+    attestation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """One certificate this process depends on.
+
+    :param kind: ``session``, ``device_ca``, ``hub_ca`` or ``local``. :param subject: its common name.
+    :param remaining_s: by boundary time; ``None``: that is not known. :param alarm: ``""``, ``soon`` or ``ended``.
+    """
+
+    name: str
+    kind: str
+    subject: str
+    ends_at_unix_ms: int
+    remaining_s: int | None = None
+    alarm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryStatus:
+    """What this process can prove at the boundary now. Local work needs none of it.
+
+    :param notice: a line to be shown loudly; empty on keys held by a TPM.
+    :param state: ``ready``, the keeper's state, or the reason code of why nothing can be proven.
+    :param time: where boundary time comes from: ``hub_token``, ``wall_clock`` (hubs, and software keys), ``unknown``.
+    :param counter: the TPM's quarantine counter. :param commands: TPM commands since the keeper started.
+    :param keeper_renewals: sessions that the keeper issued. :param renewals: those that this process took up.
+    :param handshakes_refused: by reason code, or ``tls``, ``timeout``, ``no_http2``. Counts since the process started.
+    """
+
+    notice: str = ""
+    state: str = ""
+    time: str = "unknown"
+    unix_ms: int | None = None
+    floor_unix_ms: int | None = None
+    counter: int | None = None
+    commands: int = 0
+    keeper_renewals: int = 0
+    renewals: int = 0
+    handshakes_accepted: int = 0
+    handshakes_refused: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +149,9 @@ class StatusDocument:
     mode_changes: int
     updated_at_unix_ms: int
     keys: str
+    """``software``, ``swtpm``, ``tpm``; ``keeper``: the keeper has not said yet which."""
+    boundary: BoundaryStatus = field(default_factory=BoundaryStatus)
+    certificates: tuple[CertificateStatus, ...] = ()
     broker: BrokerStatus = field(default_factory=BrokerStatus)
     stores: tuple[StoreStatus, ...] = ()
     crossings: tuple[CrossingReport, ...] = ()
@@ -137,6 +187,8 @@ class StatusDocument:
 
 
 _PARTS: Final[dict[str, Any]] = {
+    "boundary": BoundaryStatus,
+    "certificates": CertificateStatus,
     "broker": BrokerStatus,
     "stores": StoreStatus,
     "crossings": CrossingReport,

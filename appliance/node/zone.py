@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
+from cryptography import x509
 
 import appliance
 from appliance.boundary.claims import IdClaims, Signal
-from appliance.boundary.errors import BsfgError, UnavailableError, first_error
+from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError, first_error
 from appliance.boundary.intake import Intake, ProducerDesk
 from appliance.boundary.modes import ModeMachine
 from appliance.boundary.names import Category
@@ -36,15 +37,17 @@ from appliance.factlog.island import NatsIsland
 from appliance.factlog.jetstream import JetStreamLogs
 from appliance.factlog.ledger import SqliteLedger
 from appliance.factlog.nats_intake import NatsIntake
+from appliance.factlog.natslogin import client_tls
 from appliance.factlog.natswire import NatsWire
+from appliance.factlog.notify import ServiceManager
 from appliance.factlog.streams import StreamAdmin
-from appliance.keys.certificates import certificate_der
-from appliance.keys.software import SoftwareKeys
-from appliance.node.config import NodeConfig
-from appliance.node.notify import ServiceManager
-from appliance.node.secrets import load_credentials, load_producers
+from appliance.node import certificates
+from appliance.node.config import Endpoint, NodeConfig, PlantConfig
+from appliance.node.keys import open_keys
+from appliance.node.secrets import LiveTokens, load_credentials
 from appliance.node.status import (
     BrokerStatus,
+    CertificateStatus,
     CrossingReport,
     PeerStatus,
     Problem,
@@ -52,13 +55,14 @@ from appliance.node.status import (
     StoreStatus,
     hint_of,
 )
+from appliance.peer.plant import PlantTls, serve_plant
 from appliance.peer.server import ProducerServerConfig, serve_producers
-from appliance.peer.tokens import TokenTable
 
 _log = logging.getLogger(__name__)
 
 STATUS_EVERY_S: Final = 1.0
 SETTLE_AGAIN_S: Final = 0.5
+PLANT_AGAIN_S: Final = 2.0
 RECENT_INCIDENTS: Final = 20
 
 
@@ -67,19 +71,17 @@ class ZoneRuntime:
 
     def __init__(self, name: str, config: NodeConfig) -> None:
         self.name, self.config = name, config
-        self.keys = SoftwareKeys.load(config.zone, config.pki_dir)
-        self.device_cas = {
-            zone: tuple(certificate_der(certificate) for certificate in certificates)
-            for zone, certificates in self.keys.registry.device_cas.items()
-        }
+        self.keys = open_keys(config)
+        self.standing = self.keys.standing
         self.modes = ModeMachine(trio.current_time())
         self.incidents: deque[Problem] = deque(maxlen=RECENT_INCIDENTS)
         self.ready_parts: dict[str, bool] = {"broker": False, "stores": False}
         endpoint = config.broker.endpoint
-        agent, system = load_credentials(config.broker.secrets)
-        self.wire = NatsWire(endpoint.host, endpoint.port, agent, name=f"bsfg-{name}")
-        self._system = NatsWire(endpoint.host, endpoint.port, system, name=f"bsfg-{name}-proof")
-        self._island = NatsIsland(endpoint.host, endpoint.port, agent, name=f"bsfg-{name}-admin")
+        agent, system = load_credentials(config.broker.credentials)
+        tls = None if config.broker.authority is None else client_tls(config.broker.authority)
+        self.wire = NatsWire(endpoint.host, endpoint.port, agent, name=f"bsfg-{name}", tls=tls)
+        self._system = NatsWire(endpoint.host, endpoint.port, system, name=f"bsfg-{name}-proof", tls=tls)
+        self._island = NatsIsland(endpoint.host, endpoint.port, agent, name=f"bsfg-{name}-admin", tls=tls)
         self.ledger = SqliteLedger.open(config.state_dir / "ledger.db")
         logs = JetStreamLogs(config.policy, self.wire, StreamAdmin(self._island))
         claims = IdClaims()
@@ -87,9 +89,9 @@ class ZoneRuntime:
             category: StoreBuffer(config.zone, category, logs, self.ledger, claims, note=self._note)
             for category in config.policy.categories
         }
-        self.source = Source(config.policy, self.stores, self.ledger, self.keys, note=self._note)
+        self.source = Source(config.policy, self.stores, self.ledger, self.keys.port, note=self._note)
         self.sink = Sink(
-            config.policy, logs, self.ledger, self.keys, claims, wall_clock_ms=wall_clock_ms, note=self._note
+            config.policy, logs, self.ledger, self.keys.port, claims, wall_clock_ms=wall_clock_ms, note=self._note
         )
         self.intakes = {category: Intake(store) for category, store in self.stores.items()}
         self.desk = ProducerDesk(config.zone, self.intakes)
@@ -112,17 +114,24 @@ class ZoneRuntime:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._publish_status, describe)
+                nursery.start_soon(self.standing.run)
                 nursery.start_soon(self.wire.run)
                 nursery.start_soon(self._readers.run)
                 nursery.start_soon(self._system.run)
                 await self._prove_broker()
                 nursery.start_soon(self._prove_again)
                 nursery.start_soon(Trimmer(self.config.policy, self.stores, self.ledger).run)
+                nursery.start_soon(self.sink.run)
                 for store in self.stores.values():
                     nursery.start_soon(self._settle, store)
                 for intake in self.intakes.values():
                     nursery.start_soon(intake.run)
-                await nursery.start(serve_producers, self.desk, self._producer_config())
+                tokens = LiveTokens(self.config.intake.tokens)
+                await nursery.start(
+                    serve_producers, self.desk, self._producer_config(self.config.intake.endpoint, tokens)
+                )
+                if self.config.plant is not None:
+                    nursery.start_soon(self._open_to_plant, nursery, self.config.plant, tokens)
                 task_status.started()
         except* BsfgError as errors:  # the last word of the status document says why
             failed = first_error(errors)
@@ -146,9 +155,13 @@ class ZoneRuntime:
         mode_age_ms = int((trio.current_time() - self.modes.since) * 1000)
         own = [Problem.of(error, where) for where, error in self._problems.items()]
         own += [Problem.of(i.problem, f"intake {c}") for c, i in self.intakes.items() if i.problem is not None]
+        if self.sink.receipt_problem is not None:
+            own.append(Problem.of(self.sink.receipt_problem, "receipts"))
         if not self.wire.connected:
             reason = Reason.BROKER_UNAVAILABLE
             own.append(Problem(reason, f"port {self.config.broker.endpoint.port}", hint_of(reason), "broker"))
+        found = [*self.standing.certificates(), *self._plant_certificates()]
+        own += [*self._boundary_problems(), *certificates.problems(found)]
         return StatusDocument(
             name=self.name,
             zone=self.config.zone,
@@ -159,7 +172,9 @@ class ZoneRuntime:
             mode_since_unix_ms=now - mode_age_ms,
             mode_changes=self.modes.changes,
             updated_at_unix_ms=now,
-            keys=self.keys.kind,
+            keys=self.standing.kind,
+            boundary=self.standing.status(),
+            certificates=tuple(found),
             broker=self._broker_status(),
             stores=tuple(self._store_status(category) for category in self.stores),
             crossings=tuple(crossings),
@@ -167,6 +182,14 @@ class ZoneRuntime:
             problems=(*own, *problems),
             incidents=tuple(self.incidents),
         )
+
+    def _boundary_problems(self) -> list[Problem]:
+        """What keeps this node from proving itself, or from knowing others."""
+        standing = self.standing
+        found = {"boundary": standing.problem, "registry": standing.registry.problem}
+        if standing.problem is None:  # the session is good for a while; nobody renews it
+            found["keeper"] = standing.keeper_problem
+        return [Problem.of(error, where) for where, error in found.items() if error is not None]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -222,9 +245,31 @@ class ZoneRuntime:
         self.ready_parts["stores"] = len(self._settled) == len(self.stores)
         self.changed.fire()
 
-    def _producer_config(self) -> ProducerServerConfig:
-        endpoint = self.config.intake.endpoint
-        tokens = TokenTable(load_producers(self.config.intake.tokens))
+    async def _open_to_plant(self, nursery: trio.Nursery, plant: PlantConfig, tokens: LiveTokens) -> None:
+        """Listen on the plant interface, as soon as it has its address; the work on loopback does not wait for it."""
+        where = "plant interface"
+        config = self._producer_config(plant.endpoint, tokens)
+        while True:
+            try:
+                await nursery.start(serve_plant, self.desk, config, PlantTls(plant.certificate))
+            except RefusedError as error:
+                self._problems[where] = error
+                await trio.sleep(PLANT_AGAIN_S)
+                continue
+            self._problems.pop(where, None)
+            return
+
+    def _plant_certificates(self) -> list[CertificateStatus]:
+        """That of the plant-side listeners, by the wall clock; boundary time is not theirs to wait for."""
+        if self.config.plant is None:
+            return []
+        try:
+            found = x509.load_pem_x509_certificate(self.config.plant.certificate.read_bytes())
+        except (OSError, ValueError):
+            return []  # the listener's own problem says so
+        return [certificates.describe("plant side", certificates.CertificateKind.LOCAL, found, time.time())]
+
+    def _producer_config(self, endpoint: Endpoint, tokens: LiveTokens) -> ProducerServerConfig:
         return ProducerServerConfig(endpoint.host, endpoint.port, self.config.zone, tokens)
 
     def _broker_status(self) -> BrokerStatus:

@@ -2,7 +2,10 @@
 """Our Connect client: a peer as :class:`~appliance.boundary.ports.BoundaryPort`, over one HTTP/2 connection at a time.
 
 The connection is made when a call needs it and made anew when it has ended; one attempt serves all calls that wait for
-it. Only calls that the peer has certainly not begun are repeated here; everything else is the caller's to decide.
+it. Before its certificates end another one is made with newer ones: new calls go there, those under way are finished on
+the old one. If there are no newer ones, it ends with them.
+
+Only calls that the peer has certainly not begun are repeated here; everything else is the caller's to decide.
 """
 
 from __future__ import annotations
@@ -17,22 +20,29 @@ from typing import Final, TypeVar
 import trio
 from google.protobuf.message import Message
 
-from appliance.boundary.errors import BsfgError, DeniedError, RefusedError, UnavailableError
+from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.names import ZoneId, identity_of
 from appliance.boundary.reasons import Reason
 from appliance.peer.connect import SERVICE
 from appliance.peer.faults import error_from_json
 from appliance.peer.frames import quiet_frames
-from appliance.peer.identity import PeerIdentity, Registry, prove_identity
+from appliance.peer.handshakes import NO_HTTP2, TIMED_OUT, HandshakeCounts
+from appliance.peer.identity import LONGEST_SESSION_S, PeerIdentity, PeerRegistry
 from appliance.peer.link import Headers, Link, LinkLimits, Reply, UnprocessedError, stream_error
+from appliance.peer.proof import Prover
 from appliance.peer.stub import PeerStub
-from appliance.peer.tls import ALPN
+from appliance.peer.tls import ALPN, OwnCredential
 from appliance.peer.wire import parse_binary
 
 M = TypeVar("M", bound=Message)
 
 _PROTO: Final = "application/proto"
+REPLACE_LEAD_S: Final = 60.0
+"""So long before its certificates end a connection is replaced; longer than any call, half of what is left at most.
+"""
+REPLACE_AGAIN_S: Final = 2.0
 _CLOCK_CHECK_S: Final = 10.0
+"""Boundary time may step while a connection lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +57,14 @@ class ClientConfig:
     peer: ZoneId
     host: str
     port: int
-    tls: Callable[[], ssl.SSLContext]
-    registry: Registry
+    tls: Callable[[], OwnCredential]
+    registry: PeerRegistry
     call_s: float = 15.0
     connect_s: float = 10.0
     now: Callable[[], float] = time.time
     limits: LinkLimits = field(default=LinkLimits())
+    handshakes: HandshakeCounts = field(default_factory=HandshakeCounts)
+    longest_session_s: float = LONGEST_SESSION_S
 
 
 @asynccontextmanager
@@ -76,6 +88,7 @@ class _Attempt:
 
     over: trio.Event = field(default_factory=trio.Event)
     link: Link | None = None
+    ends_at: float = 0.0
     error: BsfgError = field(default_factory=lambda: UnavailableError(Reason.LINK_DOWN, "the client was closed"))
 
     @property
@@ -83,9 +96,9 @@ class _Attempt:
         """Whether a new attempt is needed."""
         return self.over.is_set() and (self.link is None or not self.link.usable)
 
-    def succeed(self, link: Link) -> None:
-        """There is a connection."""
-        self.link = link
+    def succeed(self, link: Link, ends_at: float) -> None:
+        """There is a connection, for as long as its certificates last."""
+        self.link, self.ends_at = link, ends_at
         self.over.set()
 
     def fail(self, error: BsfgError) -> None:
@@ -158,8 +171,9 @@ class PeerClient(PeerStub):
         """Connect, tell those who wait, and serve the connection until it ends."""
         try:
             with trio.fail_after(self._config.connect_s):
-                stream, identity = await self._dial()
+                stream, identity, prover = await self._dial()
         except trio.TooSlowError:
+            self._config.handshakes.refuse(TIMED_OUT)
             attempt.fail(UnavailableError(Reason.LINK_DOWN, f"no connection within {self._config.connect_s:g} s"))
             return
         except BsfgError as error:
@@ -168,46 +182,62 @@ class PeerClient(PeerStub):
         link = Link(stream, identity_of(identity.zone), self._config.limits)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            nursery.start_soon(self._end_with_proof, link, identity.ends_at)
+            nursery.start_soon(_end_with_proof, link, prover, identity)
             try:
                 await link.hello(self._config.connect_s)
-                attempt.succeed(link)
             except BsfgError as error:
+                self._config.handshakes.refuse(error)
                 attempt.fail(error)
+            else:
+                attempt.succeed(link, prover.ends_at(identity))
+                nursery.start_soon(self._replace_in_time, attempt)
             await link.ended.wait()
             nursery.cancel_scope.cancel()
 
-    async def _dial(self) -> tuple[trio.SSLStream[trio.SocketStream], PeerIdentity]:
+    async def _replace_in_time(self, attempt: _Attempt) -> None:
+        """Make another connection before this one's certificates end, and let this one run out."""
+        lead_s = min(REPLACE_LEAD_S, (attempt.ends_at - self._config.now()) / 2)
+        while (left_s := attempt.ends_at - lead_s - self._config.now()) > 0:  # noqa: ASYNC110 - time alone decides
+            await trio.sleep(min(left_s, _CLOCK_CHECK_S))
+        while self._attempt is attempt:
+            newer = _Attempt()
+            self._nursery.start_soon(self._run, newer)
+            await newer.over.wait()
+            if newer.link is not None and newer.ends_at > attempt.ends_at and self._attempt is attempt:
+                self._attempt = newer
+            for useless in (attempt, newer):
+                if useless.link is not None and useless is not self._attempt:
+                    useless.link.retire()
+            await trio.sleep(min(REPLACE_AGAIN_S, lead_s / 3))
+
+    async def _dial(self) -> tuple[trio.SSLStream[trio.SocketStream], PeerIdentity, Prover]:
         """Connect, shake hands and check who is there."""
         config = self._config
-        try:
-            context = config.tls()
-        except OSError as error:  # which ssl.SSLError is, too
-            raise DeniedError(Reason.BAD_CERTIFICATE, f"ours cannot be used: {error}") from error
+        own = config.tls()
+        own.check(config.now())
+        prover = Prover(config.registry, config.now, own.ends_at, config.handshakes, config.longest_session_s)
         try:
             tcp = await trio.open_tcp_stream(config.host, config.port)
         except OSError as error:
             raise UnavailableError(Reason.LINK_DOWN, str(error)) from error
         try:
-            tls = trio.SSLStream(tcp, context, server_hostname=identity_of(config.peer), https_compatible=True)
+            tls = trio.SSLStream(tcp, own.context, server_hostname=identity_of(config.peer), https_compatible=True)
             await tls.do_handshake()
             if tls.selected_alpn_protocol() != ALPN:
+                config.handshakes.refuse(NO_HTTP2)
                 raise UnavailableError(Reason.PEER_FAULT, "the peer does not speak HTTP/2")
-            identity = prove_identity(tls.getpeercert(True) or b"", config.registry, config.now())
-            if identity.zone != config.peer:
-                raise DeniedError(Reason.BAD_CERTIFICATE, f"{identity.zone} answers for {config.peer}")
+            identity = prover.prove(tls.getpeercert(True) or b"", expected=config.peer)
         except trio.BrokenResourceError as error:
+            if isinstance(error.__cause__, ssl.SSLError):
+                config.handshakes.refuse(error.__cause__)
             await trio.aclose_forcefully(tcp)
             raise stream_error(error) from error
         except BaseException:
             await trio.aclose_forcefully(tcp)
             raise
-        return tls, identity
+        return tls, identity, prover
 
-    async def _end_with_proof(self, link: Link, ends_at: float) -> None:
-        while True:
-            left = ends_at - self._config.now()
-            if left <= 0:
-                break
-            await trio.sleep(min(left, _CLOCK_CHECK_S))
-        link.end(UnavailableError(Reason.LINK_DOWN, "the peer's certificate ended"))
+
+async def _end_with_proof(link: Link, prover: Prover, identity: PeerIdentity) -> None:
+    denied = await prover.ended(identity)
+    link.end(UnavailableError(Reason.LINK_DOWN, f"the connection's proof ended: {denied.detail}"))

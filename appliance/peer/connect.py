@@ -32,7 +32,6 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 SERVICE: Final = "bsfg.v1.BoundaryService"
-_PREFIX: Final = f"/{SERVICE}/"
 _PROTO: Final = "application/proto"
 _JSON: Final = "application/json"
 _PIECE_BYTES: Final = 64 * 1024
@@ -100,6 +99,7 @@ class ConnectApp(Generic[T]):
 
     :param authenticate: who calls, from the ASGI scope and its headers; raises DeniedError.
     :param stopping: set when the server ends; long polls are answered at once then.
+    :param service: its name in the contract, which paths begin with.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class ConnectApp(Generic[T]):
         limits: CallLimits,
         audit: AuditHook,
         stopping: trio.Event,
+        service: str = SERVICE,
     ) -> None:
+        self._prefix = f"/{service}/"
         self._methods = methods
         self._authenticate = authenticate
         self._limits = limits
@@ -125,14 +127,14 @@ class ConnectApp(Generic[T]):
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         content_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
-        if not scope["path"].startswith(_PREFIX):
+        if not scope["path"].startswith(self._prefix):
             await _send_empty(send, 404)
         elif scope["method"] != "POST":
             await _send_empty(send, 405, (b"allow", b"POST"))
         elif content_type not in (_PROTO, _JSON):
             await _send_empty(send, 415, (b"accept-post", f"{_PROTO}, {_JSON}".encode()))
         else:
-            request = _Request(scope["path"].removeprefix(_PREFIX), headers, content_type)
+            request = _Request(scope["path"].removeprefix(self._prefix), headers, content_type)
             await self._serve(scope, request, receive, send)
 
     async def _serve(self, scope: Scope, request: _Request, receive: Receive, send: Send) -> None:

@@ -26,18 +26,17 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from appliance.boundary.errors import DeniedError
+from appliance.peer.handshakes import NO_HTTP2, TIMED_OUT, HandshakeCounts
 from appliance.peer.http2 import BoundedH2
 from appliance.peer.identity import PeerIdentity
 from appliance.peer.limits import ConnectionLimits
+from appliance.peer.proof import Prover
 from appliance.peer.tls import ALPN
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application."""
 
 _log = logging.getLogger(__name__)
-
-_CLOCK_CHECK_S = 10.0
-"""The wall clock may be set while a connection lives; its certificate's end is looked up this often."""
 
 
 def http_config() -> Config:
@@ -172,8 +171,11 @@ class Connection(TCPServer):
         self._end()
 
 
-class PeerConnection(Connection):
-    """A connection of a peer: TLS with a certificate that proves a zone, and that ends when the proof does."""
+class TlsConnection(Connection):
+    """A connection over TLS, HTTP/2 only, whose caller proves itself call by call, or not at all."""
+
+    protocols: tuple[str | None, ...] = (ALPN,)
+    """What may be chosen in the handshake; ``None``: nothing was offered."""
 
     def __init__(
         self,
@@ -182,41 +184,37 @@ class PeerConnection(Connection):
         limits: ConnectionLimits,
         stopping: trio.Event,
         tls: trio.SSLStream[trio.SocketStream],
-        *,
-        prove: Callable[[bytes], PeerIdentity],
-        now: Callable[[], float],
+        handshakes: HandshakeCounts | None = None,
     ) -> None:
         super().__init__(app, config, limits, stopping, tls.transport_stream, tls)
         self._tls = tls
-        self._prove = prove
-        self._now = now
+        self._handshakes = handshakes or HandshakeCounts()
 
     async def _serve(self) -> None:
-        if not await self._handshake():
-            return
-        async with trio.open_nursery() as nursery:
-            try:
-                identity = self._prove(self._tls.getpeercert(True) or b"")
-            except DeniedError as denied:
-                self.state["peer"] = denied  # its calls are answered with the reason
-            else:
-                self.state["peer"] = identity
-                nursery.start_soon(self._end_with_proof, identity.ends_at)
+        if await self._handshake():
             await self._serve_http(BoundedH2)
-            nursery.cancel_scope.cancel()
 
     async def _handshake(self) -> bool:
         try:
             with trio.fail_after(self._limits.handshake_s):
                 await self._tls.do_handshake()
         except trio.TooSlowError:
+            self._handshakes.refuse(TIMED_OUT)
             return False
         except trio.BrokenResourceError as error:
             if isinstance(error.__cause__, ssl.SSLError):
+                self._handshakes.refuse(error.__cause__)
                 _log.info("TLS handshake refused: %s", error.__cause__.reason)
                 await self._send_alert()
             return False
-        return bool(self._tls.selected_alpn_protocol() == ALPN)
+        if self._tls.selected_alpn_protocol() in self.protocols:
+            return True
+        self._handshakes.refuse(NO_HTTP2)
+        return False
+
+    def chosen_protocol(self) -> type[_Switching | BoundedH2]:
+        """What the handshake agreed on."""
+        return BoundedH2 if self._tls.selected_alpn_protocol() == ALPN else _Switching
 
     async def _send_alert(self) -> None:
         """Tell the caller why; trio leaves the alert unsent, and a plain close looks like a broken line.
@@ -232,11 +230,49 @@ class PeerConnection(Connection):
             except trio.BrokenResourceError:
                 pass
 
-    async def _end_with_proof(self, ends_at: float) -> None:
-        while True:
-            left = ends_at - self._now()
-            if left <= 0:
-                break
-            await trio.sleep(min(left, _CLOCK_CHECK_S))
-        _log.info("a peer's certificate ended, and its connection with it")
+
+class PeerConnection(TlsConnection):
+    """A connection of a peer: TLS with a certificate that proves a zone, and that ends when the proof does.
+
+    :param prover: who says whether it does.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        config: Config,
+        limits: ConnectionLimits,
+        stopping: trio.Event,
+        tls: trio.SSLStream[trio.SocketStream],
+        prover: Prover,
+    ) -> None:
+        super().__init__(app, config, limits, stopping, tls, prover.counts)
+        self._prover = prover
+
+    async def _serve(self) -> None:
+        if not await self._handshake():
+            return
+        async with trio.open_nursery() as nursery:
+            try:
+                identity = self._prover.prove(self._tls.getpeercert(True) or b"")
+            except DeniedError as denied:
+                _log.warning("a peer was refused: %s", denied)
+                self.state["peer"] = denied  # its calls are answered with the reason
+                nursery.start_soon(self._end_soon)
+            else:
+                self.state["peer"] = identity
+                nursery.start_soon(self._end_with_proof, identity)
+            await self._serve_http(BoundedH2)
+            nursery.cancel_scope.cancel()
+
+    async def _end_soon(self) -> None:
+        """A peer that proved nothing hears why, and may try again with another proof, or when it was let in."""
+        await trio.sleep(self._limits.linger_s)
+        await self._say_goodbye()
+        await trio.sleep(self._limits.linger_s)
+        self._end()
+
+    async def _end_with_proof(self, identity: PeerIdentity) -> None:
+        denied = await self._prover.ended(identity)
+        _log.warning("the connection of %s was ended: %s", identity.zone, denied)
         self._end()

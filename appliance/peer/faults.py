@@ -46,7 +46,7 @@ HTTP_STATUS: Final = {
 _DETAIL_TYPE: Final = "bsfg.v1.ErrorInfo"
 _R: Final = Reason
 _POSITION: Final = {_R.OUT_OF_ORDER, _R.LOG_DIVERGED, _R.PEER_REGRESSED, _R.TOO_MANY_EPOCHS}
-_DENIED: Final = {_R.UNKNOWN_PEER, _R.BAD_CERTIFICATE, _R.BAD_CREDENTIAL, _R.CATEGORY_DENIED}
+_DENIED: Final = {RpcCode.UNAUTHENTICATED, RpcCode.PERMISSION_DENIED}
 _INTEGRITY: Final = {_R.LOG_DAMAGED, _R.LOG_LOST, _R.LEDGER_DAMAGED, _R.CHAIN_BROKEN}
 _OUR_FAULT: Final = {RpcCode.INVALID_ARGUMENT, RpcCode.ALREADY_EXISTS, RpcCode.UNIMPLEMENTED, RpcCode.OUT_OF_RANGE}
 """Codes that say the caller must change something. All others are the other side's trouble: worth another try."""
@@ -75,7 +75,7 @@ def error_from_info(info: pb.ErrorInfo, code: str = "") -> BsfgError:
         return _foreign_error(code, f"{info.reason[:64]}: {detail}")
     if reason in _POSITION:
         return PositionError(reason, detail, epoch=info.epoch, offset=info.frontier.offset, head=info.frontier.head)
-    if reason in _DENIED:
+    if CATALOGUE[reason].rpc in _DENIED:
         return DeniedError(reason, detail)
     if reason in _INTEGRITY:
         return IntegrityError(reason, f"at the peer: {detail}")
@@ -86,7 +86,7 @@ def error_from_info(info: pb.ErrorInfo, code: str = "") -> BsfgError:
 
 def _foreign_error(code: str, detail: str) -> BsfgError:
     """An error without a reason we know, by its Connect code alone."""
-    if code in {RpcCode.UNAUTHENTICATED, RpcCode.PERMISSION_DENIED}:
+    if code in _DENIED:
         return DeniedError(Reason.UNKNOWN_PEER, f"{code}: {detail}")
     if code in _OUR_FAULT:
         return RefusedError(Reason.BAD_REQUEST, f"{code}: {detail}")

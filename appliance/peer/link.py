@@ -168,6 +168,13 @@ class Link:
         if self._failure is not None:
             raise self._failure
 
+    def retire(self) -> None:
+        """Take no further calls; those under way are finished, and then the connection is closed."""
+        self._leaving = True
+        self._free.unpark_all()
+        if not self._calls:
+            self.end(UnavailableError(Reason.LINK_DOWN, "the connection was replaced by a newer one"))
+
     def end(self, error: BsfgError) -> None:
         """End the connection; calls under way fail with this error."""
         if self._failure is None:
@@ -213,7 +220,7 @@ class Link:
             error = self._failure
             raise UnprocessedError(error.reason, error.detail) if isinstance(error, UnavailableError) else error
         if self._leaving:
-            raise UnprocessedError(Reason.LINK_DOWN, "the peer takes no further calls on this connection")
+            raise UnprocessedError(Reason.LINK_DOWN, "this connection takes no further calls")
 
     def _open(self, call: _Call, path: str, headers: Headers, size: int) -> int:
         stream_id = self._h2.get_next_available_stream_id()

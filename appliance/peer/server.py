@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 
 import trio
 
-from appliance.boundary.errors import DeniedError, RefusedError
+from appliance.boundary.errors import BsfgError, DeniedError, RefusedError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.ports import BoundaryPort, ProducerPort
 from appliance.boundary.producing import Producer
@@ -28,9 +27,12 @@ from appliance.peer.audit import AuditHook, log_audit
 from appliance.peer.connect import Caller, ConnectApp, Scope
 from appliance.peer.connection import Connection, PeerConnection, http_config
 from appliance.peer.frames import quiet_frames
-from appliance.peer.identity import PeerIdentity, Registry, prove_identity
+from appliance.peer.handshakes import HandshakeCounts
+from appliance.peer.identity import LONGEST_SESSION_S, PeerIdentity, PeerRegistry
 from appliance.peer.limits import PRODUCER_CALLS, CallLimits, ConnectionLimits
 from appliance.peer.methods import peer_methods, producer_methods
+from appliance.peer.proof import Prover
+from appliance.peer.tls import OwnCredential
 from appliance.peer.tokens import bearer_token
 
 _log = logging.getLogger(__name__)
@@ -44,17 +46,23 @@ class ServerConfig:
     """How peers are served.
 
     ``tls`` is called for every connection, so renewed certificates are used without a restart. ``registry`` is looked
-    up for every connection, so a zone can be enrolled or removed while the server runs. ``now`` is boundary time.
+    up for every connection and while it lives, so a zone can be enrolled, removed or denied while the server runs.
+    ``now`` is boundary time; it alone decides about dates. ``longest_session_s``: see
+    :func:`~appliance.peer.identity.prove_identity`.
     """
 
     host: str
     port: int
-    tls: Callable[[], ssl.SSLContext]
-    registry: Registry
+    tls: Callable[[], OwnCredential]
+    registry: PeerRegistry
     audit: AuditHook = log_audit
     now: Callable[[], float] = time.time
     calls: CallLimits = field(default=CallLimits())
     connections: ConnectionLimits = field(default=ConnectionLimits())
+    handshakes: HandshakeCounts = field(default_factory=HandshakeCounts)
+    longest_session_s: float = LONGEST_SESSION_S
+    admits: Callable[[ZoneId], BsfgError | None] = lambda _zone: None
+    """Asked for each call: why a proven zone may not call now, such as a box that does not attest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +88,24 @@ async def serve(service: BoundaryPort, config: ServerConfig, *, task_status: Sta
     """
     stopping = trio.Event()
     http = http_config()
-    app = ConnectApp(peer_methods(service), _peer, limits=config.calls, audit=config.audit, stopping=stopping)
+    app = ConnectApp(
+        peer_methods(service), partial(_peer, config.admits), limits=config.calls, audit=config.audit, stopping=stopping
+    )
 
     async def handle(stream: AcceptedStream) -> None:
-        tls = trio.SSLStream(stream, config.tls(), server_side=True, https_compatible=True)
-        prove = partial(_prove, config)
-        limits = config.connections
-        await PeerConnection(app, http, limits, stopping, tls, prove=prove, now=config.now).run()
+        try:
+            own = config.tls()
+            own.check(config.now())
+        except BsfgError as error:
+            config.handshakes.refuse(error)
+            _log.warning("a peer was not served: %s", error)
+            await trio.aclose_forcefully(stream)
+            return
+        tls = trio.SSLStream(stream, own.context, server_side=True, https_compatible=True)
+        prover = Prover(config.registry, config.now, own.ends_at, config.handshakes, config.longest_session_s)
+        await PeerConnection(app, http, config.connections, stopping, tls, prover).run()
 
-    await _listen(config.host, config.port, handle, config.connections, stopping, task_status)
+    await listen(config.host, config.port, handle, config.connections, stopping, task_status)
 
 
 async def serve_producers(
@@ -104,7 +121,16 @@ async def serve_producers(
     if not _is_loopback(config.host):
         raise RefusedError(Reason.BAD_INPUT, f"{config.host}: producers are served on a loopback address only")
     stopping = trio.Event()
-    http = http_config()
+    http, app = http_config(), producer_app(service, config, stopping)
+
+    async def handle(stream: AcceptedStream) -> None:
+        await Connection(app, http, config.connections, stopping, stream).run()
+
+    await listen(config.host, config.port, handle, config.connections, stopping, task_status)
+
+
+def producer_app(service: ProducerPort, config: ProducerServerConfig, stopping: trio.Event) -> ConnectApp[Producer]:
+    """AppendFact for whoever has a producer's token."""
 
     def authenticate(_scope: Scope, headers: Mapping[bytes, bytes]) -> Caller[Producer]:
         producer = config.find_producer(bearer_token(headers))
@@ -112,7 +138,7 @@ async def serve_producers(
             raise DeniedError(Reason.BAD_CREDENTIAL, "no producer has this token")
         return Caller(producer.id, producer)
 
-    app = ConnectApp(
+    return ConnectApp(
         producer_methods(service, config.zone),
         authenticate,
         limits=config.calls,
@@ -120,21 +146,16 @@ async def serve_producers(
         stopping=stopping,
     )
 
-    async def handle(stream: AcceptedStream) -> None:
-        await Connection(app, http, config.connections, stopping, stream).run()
 
-    await _listen(config.host, config.port, handle, config.connections, stopping, task_status)
-
-
-def _prove(config: ServerConfig, certificate: bytes) -> PeerIdentity:
-    return prove_identity(certificate, config.registry, config.now())
-
-
-def _peer(scope: Scope, _headers: Mapping[bytes, bytes]) -> Caller[ZoneId]:
-    """The caller's zone, as its connection proved it."""
+def _peer(
+    admits: Callable[[ZoneId], BsfgError | None], scope: Scope, _headers: Mapping[bytes, bytes]
+) -> Caller[ZoneId]:
+    """The caller's zone, as its connection proved it, if it may call now."""
     peer: PeerIdentity | DeniedError = scope["state"]["peer"]
     if isinstance(peer, DeniedError):
         raise DeniedError(peer.reason, peer.detail)
+    if refusal := admits(peer.zone):
+        raise refusal
     return Caller(peer.zone, peer.zone)
 
 
@@ -145,7 +166,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def _listen(
+async def listen(
     host: str,
     port: int,
     handle: Callable[[AcceptedStream], Awaitable[None]],

@@ -36,6 +36,7 @@ from appliance.keys.certificates import Authority, Session, new_device_ca, new_h
 from appliance.keys.devca import ensure_pki
 from appliance.keys.software import PkiFolder, SoftwareKeys
 from tests.brokers import LIMITS, SECRETS, as_client, connected, eventually, free_port, knock, local, running
+from tests.sessions import calling, serving
 
 HUB = ZoneId("enterprise")
 A = ZoneId("plant-a")
@@ -79,14 +80,14 @@ class World:
         self.leaf_port = free_port()
         ensure_pki(root / "ca", {zone: place.pki.path for zone, place in self.places.items()})
 
-    def text(self, zone: ZoneId, session: Path | None = None) -> str:
-        """The configuration of one of the three, by choice with another session."""
+    def text(self, zone: ZoneId, session: Path | None = None, authorities: Path | None = None) -> str:
+        """The configuration of one of the three, by choice with another session, or other roots for leaves."""
         place = self.places[zone]
         tls = TlsFiles(session or place.pki.session, place.pki.hub_ca)
         store = place.folder / "store"
         if zone == HUB:
             return ControlHub(
-                HUB, place.listen, store, SECRETS, LIMITS, tls, "127.0.0.1", self.leaf_port, (A, B)
+                HUB, place.listen, store, SECRETS, LIMITS, tls, "127.0.0.1", self.leaf_port, (A, B), authorities
             ).render()
         hub = HubAddress(HUB, "127.0.0.1", self.leaf_port)
         return ControlLeaf(zone, place.listen, store, SECRETS, LIMITS, tls, hub).render()
@@ -387,7 +388,7 @@ async def test_a_certificate_opens_its_own_zone_and_no_other(world: World) -> No
 async def test_the_leaf_listener_takes_nothing_but_tls_1_3_with_a_certificate(world: World) -> None:
     """Not a plain client, not an older TLS, not one that shows nothing; and it says nothing before."""
     plant = SoftwareKeys.load(A, world.places[A].pki.path)
-    old, bare = plant.client_context(()), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old, bare = calling(plant), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
     bare.load_verify_locations(world.places[A].pki.hub_ca)
 
@@ -401,7 +402,7 @@ async def test_the_leaf_listener_takes_nothing_but_tls_1_3_with_a_certificate(wo
                 return secure.recv(100)
 
     async with world.broker(HUB):
-        assert (await trio.to_thread.run_sync(dial, plant.client_context(()))).startswith(b"INFO ")
+        assert (await trio.to_thread.run_sync(dial, calling(plant))).startswith(b"INFO ")
         for context in (old, bare):
             with pytest.raises(ssl.SSLError):
                 await trio.to_thread.run_sync(dial, context)
@@ -441,7 +442,7 @@ async def test_a_plant_works_without_its_hub_and_joins_when_it_is_there(world: W
 async def test_a_renewed_session_is_used_after_a_reload(world: World) -> None:
     """Connections stay; the next one shows the new certificate."""
     keys, hub = SoftwareKeys.load(A, world.places[A].pki.path), SoftwareKeys.load(HUB, world.places[HUB].pki.path)
-    context = hub.server_context(())
+    context = serving(hub)
 
     def serial(server: socket.socket) -> int:
         """Whose connection comes next; anything else it wants is refused."""
@@ -465,3 +466,46 @@ async def test_a_renewed_session_is_used_after_a_reload(world: World) -> None:
                     shown.add(await trio.to_thread.run_sync(serial, server))
             assert shown <= {first.serial_number, second.serial_number}
             assert second.serial_number != first.serial_number
+
+
+async def test_commands_and_events_go_on_while_sessions_are_renewed(world: World) -> None:
+    """Each renewal is followed by a reload, on both sides; the leaf connection stays, and nothing is lost."""
+    brokers: dict[ZoneId, BrokerProcess] = {}
+
+    def renew(zone: ZoneId) -> None:
+        SoftwareKeys.load(zone, world.places[zone].pki.path).renew_session()
+        brokers[zone].reload()
+
+    async def scenario() -> None:
+        connections = await leaf_ids(world)
+        async with (
+            connected(world.listen(HUB), CONTROL_USER, OWN) as (hub, _),
+            connected(world.listen(A), CONTROL_USER, OWN) as (plant, _),
+        ):
+            await plant.jetstream().add_stream(name="COMMANDS", subjects=["dv.*.cmd.>"])
+            await hub.jetstream().add_stream(name="EVENTS", subjects=["zone.*.dv.*.evt.>"])
+            await asyncio.sleep(0.3)
+            for number in range(60):
+                if number % 10 == 0:
+                    renew((A, HUB)[number // 10 % 2])
+                answer = await hub.request("zone.plant-a.dv.bsfg.cmd.update", b"{}", timeout=5)
+                assert json.loads(answer.data)["seq"] == number + 1
+                await plant.publish("dv.bsfg.evt.link.up", b"%d" % number)
+                await asyncio.sleep(0.03)
+
+            async def kept() -> bool:
+                return (await hub.jetstream().stream_info("EVENTS")).state.messages == 60
+
+            await eventually(kept)
+        assert await leaf_ids(world) == connections
+
+    async with world.all() as running_brokers:
+        brokers |= running_brokers
+        await as_client(scenario)
+
+
+async def leaf_ids(world: World) -> list[int]:
+    """The hub's leaf connections; another number is another connection."""
+    async with connected(world.listen(HUB), SYSTEM_USER, SECRETS.system) as (client, _):
+        answer = await client.request("$SYS.REQ.SERVER.PING.LEAFZ", b"", timeout=5)
+    return sorted(leaf["id"] for leaf in json.loads(answer.data)["data"]["leafs"])

@@ -17,23 +17,23 @@ import pytest
 import trio
 from nats.aio.client import Client
 
-from appliance.boundary.names import ProducerId, ZoneId
-from appliance.brokers.config import AGENT_USER, Local, LocalUser
+from appliance.boundary.names import ProducerId
+from appliance.brokers.accounts import LocalRights
+from appliance.brokers.config import AGENT_USER
 from appliance.brokers.desk import ReaderDesk
-from appliance.brokers.facts import FactsBroker
-from appliance.factlog.natswire import Credentials, NatsWire
-from tests.brokers import AGENT_INBOX, LIMITS, SECRETS, as_client, connected, local, running
+from appliance.factlog.natswire import NatsWire
+from tests.brokers import AGENT_INBOX, as_client, running
+from tests.doors import Door, door, entered
 
-PASSWORD = "a-local-password-01"
-HMI = LocalUser(ProducerId("hmi"), PASSWORD, produces=False, reads=True)
+HMI = LocalRights(ProducerId("hmi"), produces=False, reads=True)
 AUDIT, OPERATIONAL = "FACTS_AUDIT", "FACTS_OPERATIONAL"
 COUNT = 50
 
 
 @asynccontextmanager
-async def desk(listen: Local) -> AsyncIterator[None]:
+async def desk(listen: Door) -> AsyncIterator[None]:
     """The agent's part: its connection and the desk."""
-    wire = NatsWire(listen.host, listen.port, Credentials(AGENT_USER, SECRETS.owner), name="desk")
+    wire = NatsWire(listen.host, listen.port, listen.login(AGENT_USER), name="desk")
     clerks = ReaderDesk(wire)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wire.run)
@@ -45,19 +45,14 @@ async def desk(listen: Local) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
-def declaration(folder: Path, listen: Local) -> str:
-    """A nats-facts with a desk and one reader."""
-    return FactsBroker(ZoneId("plant-a"), listen, folder / "store", SECRETS, LIMITS, (HMI,), desk=True).render()
-
-
 @asynccontextmanager
-async def agent(listen: Local) -> AsyncIterator[Client]:
+async def agent(listen: Door) -> AsyncIterator[Client]:
     """A plain client with the agent's rights."""
-    async with connected(listen, AGENT_USER, SECRETS.owner, inbox_prefix=AGENT_INBOX) as (client, _):
+    async with entered(listen, AGENT_USER, inbox_prefix=AGENT_INBOX) as (client, _):
         yield client
 
 
-async def fill(listen: Local) -> None:
+async def fill(listen: Door) -> None:
     """Two logs as the agent makes them; facts in one of them."""
     async with agent(listen) as client:
         for name, listens in ((OPERATIONAL, "log.facts.operational.plant-a.>"), (AUDIT, "log.facts.audit.plant-a.>")):
@@ -75,16 +70,16 @@ async def fill(listen: Local) -> None:
             await client.jetstream().publish("log.facts.operational.plant-a.all.press-4.t", b"%d" % i)
 
 
-async def stored(listen: Local, name: str) -> int:
+async def stored(listen: Door, name: str) -> int:
     """How many facts a log has."""
     async with agent(listen) as client:
         return (await client.jetstream().stream_info(name)).state.messages
 
 
-async def with_desk(folder: Path, scenario: Callable[[Local], Awaitable[None]]) -> None:
+async def with_desk(folder: Path, scenario: Callable[[Door], Awaitable[None]]) -> None:
     """Run a scenario against nats-facts with its desk."""
-    listen = local()
-    async with running(folder, "facts", declaration(folder, listen), listen):
+    listen = door(folder, HMI)
+    async with running(folder, "facts", listen.text(desk=True), listen.listen):
         await as_client(lambda: fill(listen))
         async with desk(listen):
             await as_client(lambda: scenario(listen))
@@ -93,9 +88,9 @@ async def with_desk(folder: Path, scenario: Callable[[Local], Awaitable[None]]) 
 async def test_stock_consumers_find_the_stream_by_its_subject(tmp_path: Path) -> None:
     """No stream name, no option: pull, push and ordered."""
 
-    async def scenario(listen: Local) -> None:
+    async def scenario(listen: Door) -> None:
         expected = [b"%d" % i for i in range(COUNT)]
-        async with connected(listen, "hmi", PASSWORD) as (reader, errors):
+        async with entered(listen, "hmi") as (reader, errors):
             js = reader.jetstream()
             pull = await js.pull_subscribe("facts.operational.>", durable="screen")
             assert [message.data for message in await pull.fetch(COUNT, timeout=5)] == expected
@@ -124,10 +119,10 @@ FORGED = "log.facts.audit.plant-a.all.press-4.forged"
 
 async def test_no_consumer_writes_into_a_log(tmp_path: Path) -> None:
     """Neither when it is made, nor when it is moved while active, nor by a restart of the broker."""
-    listen = local()
+    listen = door(tmp_path, HMI)
 
     async def attack() -> None:
-        async with connected(listen, "hmi", PASSWORD) as (client, _):
+        async with entered(listen, "hmi") as (client, _):
             made = await call(client, "at-once", FORGED)
             assert "bad_request" in made["error"]["description"]
             for i in range(60):
@@ -144,7 +139,7 @@ async def test_no_consumer_writes_into_a_log(tmp_path: Path) -> None:
             assert "bad_request" in json.loads(answer.data)["error"]["description"]
             await asyncio.sleep(0.5)
 
-    async with running(tmp_path, "facts", declaration(tmp_path, listen), listen) as broker:
+    async with running(tmp_path, "facts", listen.text(desk=True), listen.listen) as broker:
         await as_client(lambda: fill(listen))
         async with desk(listen):
             await as_client(attack)
@@ -158,14 +153,14 @@ async def test_no_consumer_writes_into_a_log(tmp_path: Path) -> None:
 
 async def test_reading_goes_on_while_the_desk_is_away(tmp_path: Path) -> None:
     """Only a new consumer has to wait, and hears so at once."""
-    listen = local()
+    listen = door(tmp_path, HMI)
 
     async def make() -> None:
-        async with connected(listen, "hmi", PASSWORD) as (reader, _):
+        async with entered(listen, "hmi") as (reader, _):
             await reader.jetstream().pull_subscribe("facts.operational.>", durable="screen")
 
     async def read() -> None:
-        async with connected(listen, "hmi", PASSWORD) as (reader, _):
+        async with entered(listen, "hmi") as (reader, _):
             pull = await reader.jetstream().pull_subscribe_bind("screen", OPERATIONAL)
             assert len(await pull.fetch(COUNT, timeout=5)) == COUNT
             before = time.monotonic()
@@ -173,7 +168,7 @@ async def test_reading_goes_on_while_the_desk_is_away(tmp_path: Path) -> None:
                 await reader.jetstream().pull_subscribe("facts.operational.>", durable="other")
             assert time.monotonic() - before < 2
 
-    async with running(tmp_path, "facts", declaration(tmp_path, listen), listen):
+    async with running(tmp_path, "facts", listen.text(desk=True), listen.listen):
         await as_client(lambda: fill(listen))
         async with desk(listen):
             await as_client(make)
@@ -183,8 +178,8 @@ async def test_reading_goes_on_while_the_desk_is_away(tmp_path: Path) -> None:
 async def test_many_readers_at_once_are_all_answered(tmp_path: Path) -> None:
     """Those beyond what the desk can hold are told to come again."""
 
-    async def scenario(listen: Local) -> None:
-        async with connected(listen, "hmi", PASSWORD) as (reader, _):
+    async def scenario(listen: Door) -> None:
+        async with entered(listen, "hmi") as (reader, _):
             body = json.dumps({"stream_name": OPERATIONAL, "config": {"ack_policy": "none"}}).encode()
             asked = [reader.request(f"$JS.API.CONSUMER.CREATE.{OPERATIONAL}", body, timeout=20) for _ in range(1000)]
             answers = [json.loads(message.data) for message in await asyncio.gather(*asked)]

@@ -20,26 +20,26 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig, SubjectTransform
 
-from appliance.boundary.names import Category, ProducerId, ZoneId
-from appliance.brokers.config import AGENT_USER, SYSTEM_USER, Limits, Local, LocalUser
-from appliance.brokers.facts import FactsBroker
-from tests.brokers import AGENT_INBOX, LIMITS, SECRETS, as_client, connected, knock, local, running, told
+from appliance.boundary.names import Category, ProducerId
+from appliance.brokers.accounts import LocalRights
+from appliance.brokers.config import AGENT_USER, SYSTEM_USER, Limits
+from appliance.factlog.natskeys import KeyKind, NatsKey, UserCredentials
+from tests.brokers import AGENT_INBOX, LIMITS, as_client, running, told
+from tests.doors import Door, door, entered, knock
 
-PLANT = ZoneId("plant-a")
-PASSWORD = "a-local-password-01"
-PRESS = LocalUser(ProducerId("press-4"), PASSWORD)
-MES = LocalUser(ProducerId("mes"), PASSWORD, categories=frozenset({Category("audit")}))
-HMI = LocalUser(ProducerId("hmi"), PASSWORD, produces=False, reads=True)
-BOTH = LocalUser(ProducerId("both"), PASSWORD, reads=True)
+PRESS = LocalRights(ProducerId("press-4"))
+MES = LocalRights(ProducerId("mes"), categories=frozenset({Category("audit")}))
+HMI = LocalRights(ProducerId("hmi"), produces=False, reads=True)
+BOTH = LocalRights(ProducerId("both"), reads=True)
 
 OWN = "facts.operational.plant-a.all.press-4.temperature"
 STREAM = "FACTS_OPERATIONAL"
 OTHER_STREAM = "FACTS_AUDIT"
 
 
-def declaration(folder: Path, listen: Local, limits: Limits = LIMITS) -> str:
+def opened(folder: Path, limits: Limits = LIMITS) -> Door:
     """A nats-facts with four local applications."""
-    return FactsBroker(PLANT, listen, folder / "store", SECRETS, limits, (PRESS, MES, HMI, BOTH), desk=False).render()
+    return door(folder, PRESS, MES, HMI, BOTH, limits=limits)
 
 
 @dataclass
@@ -76,38 +76,38 @@ class StandIn:
 
 
 @asynccontextmanager
-async def agent(listen: Local) -> AsyncIterator[StandIn]:
+async def agent(listen: Door) -> AsyncIterator[StandIn]:
     """The stand-in, connected and serving."""
-    async with connected(listen, AGENT_USER, SECRETS.owner, inbox_prefix=AGENT_INBOX) as (client, _):
+    async with entered(listen, AGENT_USER, inbox_prefix=AGENT_INBOX) as (client, _):
         stand_in = StandIn(client)
         await stand_in.serve()
         yield stand_in
 
 
-async def with_facts(folder: Path, scenario: Callable[[Local, StandIn], Awaitable[None]]) -> None:
+async def with_facts(folder: Path, scenario: Callable[[Door, StandIn], Awaitable[None]]) -> None:
     """Run a scenario against a running nats-facts with its agent."""
-    listen = local()
+    listen = opened(folder)
 
     async def play() -> None:
         async with agent(listen) as stand_in:
             await scenario(listen, stand_in)
 
-    async with running(folder, "facts", declaration(folder, listen), listen):
+    async with running(folder, "facts", listen.text(), listen.listen):
         await as_client(play)
 
 
 async def test_a_stock_producer_and_every_kind_of_stock_consumer_work(tmp_path: Path) -> None:
     """Nothing is set in nats-py but address, user and password."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
-        async with connected(listen, "press-4", PASSWORD) as (producer, _):
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
+        async with entered(listen, "press-4") as (producer, _):
             js = producer.jetstream()
             acks = [await js.publish(OWN, b"%d" % i, headers={"Nats-Msg-Id": str(i)}) for i in range(20)]
         assert [(ack.stream, ack.seq) for ack in acks] == [(STREAM, i + 1) for i in range(20)]
         assert stand_in.asked[0].subject == OWN
         assert (stand_in.asked[0].headers or {})["Nats-Msg-Id"] == "0"
         expected = [b"%d" % i for i in range(20)]
-        async with connected(listen, "hmi", PASSWORD) as (reader, errors):
+        async with entered(listen, "hmi") as (reader, errors):
             js = reader.jetstream()
             pull = await js.pull_subscribe("facts.operational.>", durable="screen", stream=STREAM)
             fetched = await pull.fetch(20, timeout=5)
@@ -134,10 +134,10 @@ async def test_a_stock_producer_and_every_kind_of_stock_consumer_work(tmp_path: 
 async def test_a_long_pull_gets_what_comes_late(tmp_path: Path) -> None:
     """Across the accounts too, where answers go through one-time subjects."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
         async with (
-            connected(listen, "hmi", PASSWORD) as (reader, _),
-            connected(listen, "press-4", PASSWORD) as (one, _),
+            entered(listen, "hmi") as (reader, _),
+            entered(listen, "press-4") as (one, _),
         ):
             pull = await reader.jetstream().pull_subscribe("facts.operational.>", durable="late", stream=STREAM)
             waiting = asyncio.create_task(pull.fetch(1, timeout=10))
@@ -150,14 +150,14 @@ async def test_a_long_pull_gets_what_comes_late(tmp_path: Path) -> None:
 
 async def test_a_producer_hears_at_once_that_no_agent_is_there(tmp_path: Path) -> None:
     """It is not left to a time-out."""
-    listen = local()
+    listen = opened(tmp_path)
 
     async def scenario() -> None:
-        async with connected(listen, "press-4", PASSWORD) as (producer, _):
+        async with entered(listen, "press-4") as (producer, _):
             with pytest.raises(nats.js.errors.NoStreamResponseError):
                 await producer.jetstream().publish(OWN, b"x", timeout=30)
 
-    async with running(tmp_path, "facts", declaration(tmp_path, listen), listen):
+    async with running(tmp_path, "facts", listen.text(), listen.listen):
         await as_client(scenario, 10)
 
 
@@ -203,15 +203,15 @@ SUBSCRIBE_DENIED = [
 async def test_what_local_applications_may_not_do(tmp_path: Path) -> None:
     """The broker says so for each, and nothing of it arrives."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
         for user, subject, why in PUBLISH_DENIED:
-            async with connected(listen, user, PASSWORD) as (client, errors):
+            async with entered(listen, user) as (client, errors):
                 await client.publish(subject, b"{}", reply="_INBOX.none")
                 await client.flush()
                 assert why
                 await told(errors, f'violation for publish to "{subject}"')
         for user, subject in SUBSCRIBE_DENIED:
-            async with connected(listen, user, PASSWORD) as (client, errors):
+            async with entered(listen, user) as (client, errors):
                 await client.subscribe(subject)
                 await told(errors, f'violation for subscription to "{subject}"')
         assert stand_in.asked == []
@@ -223,8 +223,8 @@ async def test_what_local_applications_may_not_do(tmp_path: Path) -> None:
 async def test_a_core_subscriber_cannot_read_requests(tmp_path: Path) -> None:
     """Requests on ``facts.>`` are not validated yet; only the agent sees them."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
-        async with connected(listen, "both", PASSWORD) as (client, _):
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
+        async with entered(listen, "both") as (client, _):
             seen: list[Msg] = []
 
             async def note(message: Msg) -> None:
@@ -232,7 +232,7 @@ async def test_a_core_subscriber_cannot_read_requests(tmp_path: Path) -> None:
 
             await client.subscribe("_INBOX.>", cb=note)
             await client.flush()
-            async with connected(listen, "press-4", PASSWORD) as (producer, _):
+            async with entered(listen, "press-4") as (producer, _):
                 await producer.jetstream().publish(OWN, b"secret until validated")
             await client.flush()
             assert len(stand_in.asked) == 1
@@ -262,8 +262,8 @@ TARGETS = [
 async def test_no_answer_of_the_broker_can_be_steered_into_a_log(tmp_path: Path) -> None:
     """Neither by a reader's choice of reply subject, nor by a producer's. In one account it could be."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
-        async with connected(listen, "both", PASSWORD) as (client, errors):
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
+        async with entered(listen, "both") as (client, errors):
             js = client.jetstream()
             for i in range(9):
                 await js.publish("facts.operational.plant-a.all.both.x", b"%d" % i)
@@ -292,8 +292,8 @@ async def test_no_answer_of_the_broker_can_be_steered_into_a_log(tmp_path: Path)
 async def test_no_push_consumer_delivers_into_a_log_or_to_the_agent(tmp_path: Path) -> None:
     """Its deliver subject is free to choose, but the broker delivers only to a literal subscription of that name."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
-        async with connected(listen, "both", PASSWORD) as (client, _):
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
+        async with entered(listen, "both") as (client, _):
             js = client.jetstream()
             for i in range(9):
                 await js.publish("facts.operational.plant-a.all.both.x", b"%d" % i)
@@ -314,10 +314,10 @@ async def test_no_push_consumer_delivers_into_a_log_or_to_the_agent(tmp_path: Pa
 async def test_local_applications_do_not_see_or_forge_each_others_answers(tmp_path: Path) -> None:
     """An acknowledgement reaches who asked, even when somebody else names the asker's inbox as reply subject."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
         async with (
-            connected(listen, "press-4", PASSWORD) as (victim, _),
-            connected(listen, "both", PASSWORD) as (spy, _),
+            entered(listen, "press-4") as (victim, _),
+            entered(listen, "both") as (spy, _),
         ):
             seen: dict[str, list[Msg]] = {"victim": [], "spy": []}
             for name, client in (("victim", victim), ("spy", spy)):
@@ -341,9 +341,9 @@ async def test_local_applications_do_not_see_or_forge_each_others_answers(tmp_pa
 async def test_a_trace_goes_nowhere_its_sender_could_not_publish(tmp_path: Path) -> None:
     """``Nats-Trace-Dest`` would let the broker write for somebody; the message is dropped instead."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
         for target in (*TARGETS, "_INBOX.x"):
-            async with connected(listen, "press-4", PASSWORD) as (client, errors):
+            async with entered(listen, "press-4") as (client, errors):
                 await client.publish(OWN, b"{}", headers={"Nats-Trace-Dest": target})
                 await told(errors, f'violation for publish to "{target}"')
         assert stand_in.asked == []
@@ -355,8 +355,8 @@ async def test_a_trace_goes_nowhere_its_sender_could_not_publish(tmp_path: Path)
 async def test_the_agent_cannot_wait_where_others_listen(tmp_path: Path) -> None:
     """With the stock inbox prefix it would show its answers to local applications; the broker refuses it."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
-        async with connected(listen, AGENT_USER, SECRETS.owner) as (careless, errors):
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
+        async with entered(listen, AGENT_USER) as (careless, errors):
             with pytest.raises(nats.errors.TimeoutError):
                 await careless.request("$JS.API.INFO", b"", timeout=0.5)
             await told(errors, "violation for subscription")
@@ -365,45 +365,44 @@ async def test_the_agent_cannot_wait_where_others_listen(tmp_path: Path) -> None
 
 
 async def test_nobody_comes_in_without_a_credential(tmp_path: Path) -> None:
-    """There is no user that stands for everybody."""
-    listen = local()
-    async with running(tmp_path, "facts", declaration(tmp_path, listen), listen):
-        assert knock(listen, "press-4", PASSWORD) == "PONG"
-        for user, password in (
-            ("press-4", "wrong-password-0001"),
-            ("press-4", ""),
-            ("nobody", PASSWORD),
-            ("", ""),
-            (AGENT_USER, PASSWORD),
-            (AGENT_USER, SECRETS.system),
-            (SYSTEM_USER, ""),
-        ):
-            assert "Authorization Violation" in knock(listen, user, password), (user, password)
+    """There is no user that stands for everybody; a JWT without its key is no credential, nor is a password."""
+    listen = opened(tmp_path)
+    press, mes, system = (UserCredentials.load(listen.login(user).path) for user in ("press-4", "mes", SYSTEM_USER))
+    stranger = UserCredentials(press.jwt, NatsKey.generate(KeyKind.USER))
+    async with running(tmp_path, "facts", listen.text(), listen.listen):
+        assert knock(listen, press.jwt, press) == "PONG"
+        assert knock(listen, system.jwt, system) == "PONG"
+        for jwt, key in ((press.jwt, None), (press.jwt, mes), (system.jwt, press), (press.jwt, stranger), ("", press)):
+            assert "Authorization Violation" in knock(listen, jwt, key)
+        assert "Authorization Violation" in knock(listen, "", None)
+        assert "Authorization Violation" in knock(listen, "", None, user="press-4", **{"pass": "a-password-of-old"})
+        public = {"nkey": press.key.public}
+        assert "Authorization Violation" in knock(listen, "", press, **public)
 
 
 async def test_local_applications_cannot_take_the_agents_connections(tmp_path: Path) -> None:
     """Nor each other's: each has its own bound, and all together stay below the broker's."""
-    listen = local()
-    limits = Limits(LIMITS.max_file_store, max_connections=16 + 4 * 2)
+    listen = opened(tmp_path, Limits(LIMITS.max_file_store, max_connections=16 + 4 * 2))
 
     async def scenario() -> None:
         async with AsyncExitStack() as stack:
             for _ in range(2):
-                await stack.enter_async_context(connected(listen, "press-4", PASSWORD))
-            assert "maximum account active connections exceeded" in knock(listen, "press-4", PASSWORD)
-            assert knock(listen, "mes", PASSWORD) == "PONG"
+                await stack.enter_async_context(entered(listen, "press-4"))
+            press, mes = (UserCredentials.load(listen.login(user).path) for user in ("press-4", "mes"))
+            assert "maximum account active connections exceeded" in knock(listen, press.jwt, press)
+            assert knock(listen, mes.jwt, mes) == "PONG"
             async with agent(listen) as stand_in:
                 assert await stand_in.stored() == {STREAM: 0, OTHER_STREAM: 0}
 
-    async with running(tmp_path, "facts", declaration(tmp_path, listen, limits), listen):
+    async with running(tmp_path, "facts", listen.text(), listen.listen):
         await as_client(scenario)
 
 
 async def test_a_message_of_a_mebibyte_passes_and_two_do_not(tmp_path: Path) -> None:
     """So a fact that is too large reaches the agent, which can say so."""
 
-    async def scenario(listen: Local, stand_in: StandIn) -> None:
-        async with connected(listen, "press-4", PASSWORD) as (client, _):
+    async def scenario(listen: Door, stand_in: StandIn) -> None:
+        async with entered(listen, "press-4") as (client, _):
             await client.jetstream().publish(OWN, b"x" * 1024 * 1024, headers={"Nats-Msg-Id": "x" * 100})
             with pytest.raises(nats.errors.MaxPayloadError):
                 await client.publish(OWN, b"x" * 2 * 1024 * 1024)

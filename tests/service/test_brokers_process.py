@@ -13,21 +13,13 @@ import trio
 import trio.testing
 
 from appliance.boundary.errors import UnavailableError
-from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.brokers.binary import BrokerBinary, Version
 from appliance.brokers.config import SYSTEM_USER, Local
 from appliance.brokers.durability import REQUEST, BrokerReport, parse_jsz, require_durable
-from appliance.brokers.facts import FactsBroker
 from appliance.brokers.process import BrokerProcess, read_greeting
-from tests.brokers import LIMITS, SECRETS, as_client, binary, connected, local, process, running
-
-PLANT = ZoneId("plant-a")
-
-
-def facts(folder: Path, listen: Local) -> str:
-    """The text of a nats-facts."""
-    return FactsBroker(PLANT, listen, folder / "store", SECRETS, LIMITS).render()
+from tests.brokers import LIMITS, as_client, binary, local, process, running
+from tests.doors import Door, door, entered
 
 
 def alive(pid: int) -> bool:
@@ -39,11 +31,11 @@ def alive(pid: int) -> bool:
     return True
 
 
-async def ask(listen: Local) -> BrokerReport:
+async def ask(at: Door) -> BrokerReport:
     """What the broker says about itself."""
 
     async def scenario() -> bytes:
-        async with connected(listen, SYSTEM_USER, SECRETS.system) as (client, _):
+        async with entered(at, SYSTEM_USER) as (client, _):
             return (await client.request(REQUEST, b"", timeout=5)).data
 
     return parse_jsz(await as_client(scenario))
@@ -51,8 +43,9 @@ async def ask(listen: Local) -> BrokerReport:
 
 async def test_it_serves_when_start_returns_and_is_gone_after_stop(tmp_path: Path) -> None:
     """In good order: its exit code is 0, and its port is free."""
-    listen = local()
-    broker = process(tmp_path, "facts", facts(tmp_path, listen), listen)
+    at = door(tmp_path)
+    listen = at.listen
+    broker = process(tmp_path, "facts", at.text(), listen)
     before = broker.pid
     greeting = await broker.start()
     try:
@@ -77,8 +70,9 @@ async def test_it_serves_when_start_returns_and_is_gone_after_stop(tmp_path: Pat
 
 async def test_it_comes_back_after_kill(tmp_path: Path) -> None:
     """With the same object, as often as wanted; whoever waits for its end hears of it."""
-    listen = local()
-    async with running(tmp_path, "facts", facts(tmp_path, listen), listen) as broker:
+    at = door(tmp_path)
+    listen = at.listen
+    async with running(tmp_path, "facts", at.text(), listen) as broker:
         pids = {broker.pid}
         for _ in range(3):
             async with trio.open_nursery() as nursery:
@@ -99,8 +93,9 @@ async def test_it_comes_back_after_kill(tmp_path: Path) -> None:
 
 async def test_a_broken_configuration_is_refused_in_nats_servers_words(tmp_path: Path) -> None:
     """Before anything is started."""
-    listen = local()
-    text = facts(tmp_path, listen).replace("max_payload", "max_paylod")
+    at = door(tmp_path)
+    listen = at.listen
+    text = at.text().replace("max_payload", "max_paylod")
     broker = process(tmp_path, "facts", text, listen)
     with pytest.raises(UnavailableError) as caught:
         await broker.start()
@@ -111,9 +106,10 @@ async def test_a_broken_configuration_is_refused_in_nats_servers_words(tmp_path:
 
 async def test_a_taken_port_is_not_mistaken_for_our_broker(tmp_path: Path) -> None:
     """Even when another nats-server answers there."""
-    listen = local()
-    async with running(tmp_path / "one", "facts", facts(tmp_path / "one", listen), listen):
-        second = process(tmp_path / "two", "facts", facts(tmp_path / "two", listen), listen)
+    at = door(tmp_path)
+    listen = at.listen
+    async with running(tmp_path / "one", "facts", at.text(), listen):
+        second = process(tmp_path / "two", "facts", Door(listen, at.keys, tmp_path / "two").text(), listen)
         with pytest.raises(UnavailableError) as caught:
             await second.start()
         assert caught.value.reason == Reason.BROKER_REFUSED
@@ -160,8 +156,9 @@ async def test_a_cancelled_start_leaves_nothing_running(tmp_path: Path) -> None:
 
 async def test_one_that_does_not_heed_is_killed(tmp_path: Path) -> None:
     """After its grace."""
-    listen = local()
-    async with running(tmp_path, "facts", facts(tmp_path, listen), listen) as broker:
+    at = door(tmp_path)
+    listen = at.listen
+    async with running(tmp_path, "facts", at.text(), listen) as broker:
         os.kill(broker.pid or 0, 19)  # SIGSTOP: it cannot heed anything
         before = time.monotonic()
         assert await broker.stop(timeout_s=0.2) == -9
@@ -193,6 +190,7 @@ async def test_what_greets_otherwise_is_no_broker(line: bytes) -> None:
         listen = Local("127.0.0.1", server.getsockname()[1])
 
         def answer() -> None:
+            server.settimeout(20)
             connection, _ = server.accept()
             with connection:
                 connection.sendall(line)
@@ -206,9 +204,10 @@ async def test_what_greets_otherwise_is_no_broker(line: bytes) -> None:
 
 async def test_our_broker_proves_that_it_is_durable(tmp_path: Path) -> None:
     """By what it runs with, and with the bounds it was given."""
-    listen = local()
-    async with running(tmp_path, "facts", facts(tmp_path, listen), listen):
-        report = await ask(listen)
+    at = door(tmp_path)
+    listen = at.listen
+    async with running(tmp_path, "facts", at.text(), listen):
+        report = await ask(at)
     require_durable(report)
     assert report.sync_always
     assert report.server_name == "plant-a-facts"
@@ -219,10 +218,11 @@ async def test_our_broker_proves_that_it_is_durable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("interval", "words"), [('"2m"', "every 120 s"), ('"1s"', "every 1 s")])
 async def test_a_broker_with_another_setting_does_not(tmp_path: Path, interval: str, words: str) -> None:
     """The real one, told to write later."""
-    listen = local()
-    text = facts(tmp_path, listen).replace('sync_interval: "always"', f"sync_interval: {interval}")
+    at = door(tmp_path)
+    listen = at.listen
+    text = at.text().replace('sync_interval: "always"', f"sync_interval: {interval}")
     async with running(tmp_path, "facts", text, listen):
-        report = await ask(listen)
+        report = await ask(at)
     with pytest.raises(UnavailableError) as caught:
         require_durable(report)
     assert caught.value.reason == Reason.BROKER_NOT_DURABLE
@@ -231,11 +231,12 @@ async def test_a_broker_with_another_setting_does_not(tmp_path: Path, interval: 
 
 async def test_a_broker_without_jetstream_does_not(tmp_path: Path) -> None:
     """The real one, with its store switched off."""
-    listen = local()
-    text = facts(tmp_path, listen).replace("jetstream: {\n", "jetstream: {\n  enabled: false\n")
+    at = door(tmp_path)
+    listen = at.listen
+    text = at.text().replace("jetstream: {\n", "jetstream: {\n  enabled: false\n")
     text = text.replace('    jetstream: "enabled"\n', "")
     async with running(tmp_path, "facts", text, listen):
-        report = await ask(listen)
+        report = await ask(at)
     with pytest.raises(UnavailableError) as caught:
         require_durable(report)
     assert "without JetStream" in caught.value.detail

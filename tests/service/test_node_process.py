@@ -58,7 +58,7 @@ async def started(role: str, arguments: list[str], log: Path) -> AsyncIterator[P
         yield process
     finally:
         process.process.kill()
-        process.process.wait()
+        process.process.wait(20)
 
 
 @asynccontextmanager
@@ -127,8 +127,8 @@ def break_config(environment: Environment) -> None:
 
 
 def remove_secrets(environment: Environment) -> None:
-    """The passwords are gone."""
-    environment.layout.zone(PLANT).broker_secrets.unlink()
+    """The credentials are gone."""
+    environment.layout.zone(PLANT).user("agent").unlink()
 
 
 def damage_ledger(environment: Environment) -> None:
@@ -145,7 +145,7 @@ def remove_key(environment: Environment) -> None:
     ("spoil", "code", "said"),
     [
         (break_config, ExitCode.USAGE, "unknown field 'colour'"),
-        (remove_secrets, ExitCode.USAGE, "broker-secrets.json"),
+        (remove_secrets, ExitCode.USAGE, "agent.creds"),
         (damage_ledger, ExitCode.FAILURE, "ledger_damaged"),
         (remove_key, ExitCode.NOT_READY, "boundary.pem"),
     ],

@@ -40,7 +40,7 @@ SENSORS = subject(producer="sensors")
 @asynccontextmanager
 async def client(environment: Environment, user: str = "sensors") -> AsyncIterator[Client]:
     """A stock connection of a local user."""
-    connection = await nats.connect(environment.facts_url(PLANT, user), allow_reconnect=False)
+    connection = await nats.connect(**environment.facts_login(PLANT, user), allow_reconnect=False)
     try:
         yield connection
     finally:
@@ -211,8 +211,10 @@ async def test_producers_go_on_through_a_killed_broker(tmp_path: Path) -> None:
     async with running_broker(environment) as broker, running_zone(environment) as zone:
 
         async def produce() -> None:
-            url = environment.facts_url(PLANT, "sensors")
-            connection = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=_ignore)
+            login = environment.facts_login(PLANT, "sensors")
+            connection = await nats.connect(
+                **login, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=_ignore
+            )
             try:
                 await asyncio.gather(*(_produce_slowly(connection, range(n, 600, 30)) for n in range(30)))
             finally:
@@ -308,7 +310,7 @@ async def test_a_broker_that_is_too_old_is_not_used(tmp_path: Path) -> None:
     report = json.dumps({"server": {"id": "N", "name": "old", "ver": "2.12.1"}, "data": {"config": config}}).encode()
 
     async def speak(stream: trio.SocketStream) -> None:
-        await stream.send_all(b'INFO {"version":"2.12.1","max_payload":1048576,"headers":true}\r\n')
+        await stream.send_all(b'INFO {"version":"2.12.1","max_payload":1048576,"headers":true,"nonce":"n"}\r\n')
         received = b""
         while data := await stream.receive_some():
             received += data

@@ -34,7 +34,7 @@ from appliance.boundary.reasons import Reason
 from appliance.peer import codec
 from appliance.peer.audit import AuditRecord
 from appliance.peer.server import ProducerServerConfig, serve_producers
-from appliance.peer.tokens import TokenTable
+from appliance.peer.tokens import Grant, TokenTable
 from tests.contracts.peer import AUDIT, HEAD, PLANT, RecordingService, make_page, make_receipt
 from tests.peer_world import LOOPBACK, World
 
@@ -104,7 +104,7 @@ class Producers:
 async def producers(nursery: trio.Nursery) -> Producers:
     """A running server."""
     made = Producers()
-    table = TokenTable({hashlib.sha256(TOKEN.encode()).digest(): PRESS})
+    table = TokenTable({hashlib.sha256(TOKEN.encode()).digest(): Grant(PRESS)})
     config = ProducerServerConfig(LOOPBACK, 0, PLANT, table, audit=made.audit.append)
     made.port = await nursery.start(serve_producers, made.intake, config)
     return made

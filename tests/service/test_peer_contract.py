@@ -12,7 +12,7 @@ import trio
 from appliance.peer.client import ClientConfig, PeerClient, open_peer
 from appliance.peer.server import ServerConfig, serve
 from tests.contracts.peer import HUB, PLANT, PeerContract, RecordingService
-from tests.pki import Pki
+from tests.pki import Pki, Registered
 
 
 class TestPeerOverTheNetwork(PeerContract):
@@ -24,9 +24,9 @@ class TestPeerOverTheNetwork(PeerContract):
         pki = Pki(tmp_path)
         plant_ca, plant = pki.zone(PLANT)
         hub_ca, hub = pki.zone(HUB)
-        config = ServerConfig("127.0.0.1", 0, hub.for_server, {PLANT: [plant_ca.der]})
+        config = ServerConfig("127.0.0.1", 0, hub.for_server, Registered.of(pki.hub, {PLANT: [plant_ca]}))
         port: int = await nursery.start(serve, service, config)
         async with open_peer(
-            ClientConfig(PLANT, HUB, "127.0.0.1", port, plant.for_client, {HUB: [hub_ca.der]})
+            ClientConfig(PLANT, HUB, "127.0.0.1", port, plant.for_client, Registered.of(pki.hub, {HUB: [hub_ca]}))
         ) as client:
             yield client

@@ -30,6 +30,7 @@ from appliance.peer.link import LinkLimits, PatientConnection
 from appliance.peer.server import ServerConfig, serve
 from tests.contracts.peer import AUDIT, PLANT, RecordingService, make_page, make_receipt
 from tests.peer_world import LOOPBACK, Wire, World
+from tests.pki import Registered
 
 POLL = FetchRequest(AUDIT, wait_ms=20_000)
 PATH = "/bsfg.v1.BoundaryService/"
@@ -230,7 +231,7 @@ async def test_the_connection_ends_with_the_hubs_certificate(
     leap_s = ends - now() - 0.5
     async for _peer, results in poll_through(world, service, nursery, port, now=now):
         (error,) = await results.until(1)
-        assert "certificate ended" in error.detail
+        assert "it ended at" in error.detail
 
 
 # -- a server that stops -----------------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ async def _serving(
         LOOPBACK,
         port,
         world.hub.for_server,
-        {PLANT: [world.plant_ca.der]},
+        world.registered(PLANT, world.plant_ca),
         audit=world.audit.append,
         connections=limits,
     )
@@ -343,7 +344,7 @@ async def test_an_address_in_use_is_an_error_with_a_name(
     """Not a traceback."""
     port = await world.serve(nursery, service)
     with pytest.raises(RefusedError, match=str(port)):
-        await serve(service, ServerConfig(LOOPBACK, port, world.hub.for_server, {}))
+        await serve(service, ServerConfig(LOOPBACK, port, world.hub.for_server, Registered(None)))
 
 
 # -- many, and hostile -------------------------------------------------------------------------------------------------
@@ -379,7 +380,7 @@ class Raw:
     async def connect(cls, world: World, port: int) -> AsyncIterator[Raw]:
         """Shake hands and say hello."""
         async with await trio.open_tcp_stream(LOOPBACK, port) as tcp:
-            context = world.plant.for_client()
+            context = world.plant.for_client().context
             raw = cls(trio.SSLStream(tcp, context, server_hostname="enterprise-bsfg", https_compatible=True))
             raw.h2.initiate_connection()
             await raw.flush()

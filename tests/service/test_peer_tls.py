@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
 
-from appliance.boundary.errors import BsfgError, DeniedError
+from appliance.boundary.errors import BsfgError, DeniedError, UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.peer.client import ClientConfig, open_peer
+from appliance.peer.tls import OwnCredential
 from tests.contracts.peer import HUB, PLANT, RecordingService, make_page
 from tests.peer_world import LOOPBACK, World
-from tests.pki import Credential, Pki
+from tests.pki import Pki, Registered
 
 
 @pytest.fixture
@@ -66,11 +68,11 @@ async def test_the_right_certificate_is_its_zone(world: World, port: int, servic
 async def test_no_certificate_is_refused(world: World, port: int) -> None:
     """TLS itself asks for one."""
 
-    def bare() -> ssl.SSLContext:
+    def bare() -> OwnCredential:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(world.pki.hub_file)
         context.set_alpn_protocols(["h2"])
-        return context
+        return replace(world.plant.for_client(), context=context)
 
     await refused(world.client(port, tls=bare), "does not accept ours")
 
@@ -79,10 +81,30 @@ async def test_foreign_certificates_are_refused(world: World, port: int, tmp_pat
     """Theirs by us, ours by them."""
     foreign = Pki(tmp_path / "foreign")
     _, stranger = foreign.zone(PLANT)
-    unknown = Credential(stranger.chain, stranger.key, world.pki.hub_file, stranger.certificate)
+    unknown = replace(stranger, authorities=world.pki.hub_file)
     await refused(world.client(port, tls=unknown.for_client), "does not accept ours")
-    suspicious = Credential(world.plant.chain, world.plant.key, foreign.hub_file, world.plant.certificate)
+    suspicious = replace(world.plant, authorities=foreign.hub_file)
     await refused(world.client(port, tls=suspicious.for_client), "the peer's")
+
+
+async def test_a_hub_ca_of_a_sites_pki_is_the_trust_anchor(
+    world: World, service: RecordingService, nursery: trio.Nursery
+) -> None:
+    """Though it is not a root; and what else the site's root has signed is foreign, also with the whole chain shown."""
+    sibling = world.pki.under_site()
+    (world.plant_ca, world.plant), (world.hub_ca, world.hub) = (world.pki.zone(zone) for zone in (PLANT, HUB))
+    port = await world.serve(nursery, service)
+    async with open_peer(world.client(port)) as peer:
+        await peer.append_page(PLANT, make_page())
+    assert [sender for _, sender, _ in service.calls] == [PLANT]
+    _, stranger = sibling.zone(PLANT)
+    with stranger.session.open("ab") as file:
+        file.write(sibling.hub_file.read_bytes())
+    unknown = replace(stranger, authorities=world.pki.hub_file)
+    await refused(world.client(port, tls=unknown.for_client), "does not accept ours")
+    suspicious = replace(world.plant, authorities=sibling.hub_file)
+    await refused(world.client(port, tls=suspicious.for_client), "the peer's")
+    assert len(service.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,7 +112,7 @@ async def test_foreign_certificates_are_refused(world: World, port: int, tmp_pat
     [
         (("plant-a-bsfg", "x.plant-a-bsfg"), "2 subject alternative names"),
         (("x.plant-a-bsfg",), "x.plant-a"),
-        ((), "0 subject alternative names"),
+        ((), "not the extensions of a session certificate"),
     ],
 )
 async def test_names_that_tls_lets_pass_are_refused(
@@ -122,23 +144,43 @@ async def test_another_device_ca_of_the_same_zone_is_refused(world: World, port:
 
 
 async def test_expired_certificates_are_refused(world: World, port: int) -> None:
-    """By TLS, and named."""
+    """Not by TLS, which would ask the wall clock: by the side that holds it, and by the other side by its own time."""
     past = datetime.now(UTC) - timedelta(minutes=1)
     world.plant = world.pki.credential(world.plant_ca, "plant-a-bsfg", not_after=past)
-    await refused(world.client(port), "expired")
+    await refused(world.client(port), "ours ended at")
+    assert world.handshakes.refused == {}  # nobody was dialled
+    early = (past - timedelta(minutes=1)).timestamp()
+    await refused(world.client(port, now=lambda: early), "valid from")
+    assert world.handshakes.refused == {"bad_certificate": 1}
+
+
+async def test_a_dead_clock_battery_changes_nothing(world: World, service: RecordingService) -> None:
+    """Boundary time decides on both sides, here ten years from the wall clock; TLS does not ask the wall clock."""
+    then = datetime.now(UTC) + timedelta(days=3653)
+    start, end = then - timedelta(minutes=5), then + timedelta(minutes=5)
+    world.pki.renew_hub(end)
+    world.plant_ca, world.hub_ca = (world.pki.device_ca(zone, not_after=end) for zone in (PLANT, HUB))
+    world.plant = world.pki.credential(world.plant_ca, "plant-a-bsfg", not_before=start, not_after=end)
+    world.hub = world.pki.credential(world.hub_ca, "enterprise-bsfg", not_before=start, not_after=end)
+    async with trio.open_nursery() as nursery:
+        port = await world.serve(nursery, service, now=then.timestamp)
+        async with open_peer(world.client(port, now=then.timestamp)) as peer:
+            await peer.append_page(PLANT, make_page())
+        await refused(world.client(port), "ours begins at")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_chain_without_its_device_ca_is_refused(world: World, port: int) -> None:
     """The hub does not guess."""
-    chain = world.plant.chain
-    chain.write_text(chain.read_text().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
+    session = world.plant.session
+    session.write_text(session.read_text().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
     await refused(world.client(port), "does not accept ours")
 
 
 async def test_the_wrong_hub_is_refused(world: World, port: int) -> None:
     """By name, and by its device CA; a plant must not be able to pass for the hub."""
-    await refused(world.client(port, registry={HUB: [world.plant_ca.der]}), "registered")
-    await refused(world.client(port, registry={}), "enterprise-bsfg", Reason.UNKNOWN_PEER)
+    await refused(world.client(port, registry=world.registered(HUB, world.plant_ca)), "registered")
+    await refused(world.client(port, registry=Registered(world.pki.hub.der)), "enterprise-bsfg", Reason.UNKNOWN_PEER)
     world.hub = world.plant
     await refused(world.client(port), "the peer's")
 
@@ -146,26 +188,27 @@ async def test_the_wrong_hub_is_refused(world: World, port: int) -> None:
 async def test_another_zone_does_not_answer_for_the_hub(world: World, port: int) -> None:
     """Not even when the context forgot to compare names."""
 
-    def lax() -> ssl.SSLContext:
-        context = world.plant.for_client()
-        context.check_hostname = False
-        return context
+    def lax() -> OwnCredential:
+        own = world.plant.for_client()
+        own.context.check_hostname = False
+        return own
 
     world.hub = world.plant
-    registry = {HUB: [world.hub_ca.der], PLANT: [world.plant_ca.der]}
+    registry = Registered.of(world.pki.hub, {HUB: [world.hub_ca], PLANT: [world.plant_ca]})
     await refused(world.client(port, tls=lax, registry=registry), "plant-a answers for enterprise")
 
 
 async def test_a_missing_own_certificate_is_named(world: World, port: int, tmp_path: Path) -> None:
     """As in quarantine, when there is none."""
-    gone = Credential(tmp_path / "gone.pem", world.plant.key, world.pki.hub_file, world.plant.certificate)
-    await refused(world.client(port, tls=gone.for_client), "ours cannot be used")
+    gone = replace(world.plant, session=tmp_path / "gone.pem")
+    error = await refusal(world.client(port, tls=gone.for_client))
+    assert (type(error), error.reason) == (UnavailableError, Reason.NO_SESSION)
 
 
 async def test_a_server_without_a_certificate_goes_on(world: World, port: int) -> None:
     """It refuses connections, and serves again when there is one."""
     good = world.hub
-    world.hub = Credential(Path("gone.pem"), good.key, good.authorities, good.certificate)
+    world.hub = replace(good, session=Path("gone.pem"))
     assert (await refusal(world.client(port))).reason == Reason.LINK_DOWN
     world.hub = good
     async with open_peer(world.client(port)) as peer:
@@ -217,7 +260,7 @@ async def test_renewed_certificates_need_no_restart(world: World, port: int) -> 
     world.plant = world.pki.credential(world.plant_ca, "plant-a-bsfg")
     seen = []
 
-    def tls() -> ssl.SSLContext:
+    def tls() -> OwnCredential:
         seen.append(world.plant)
         return world.plant.for_client()
 

@@ -13,21 +13,29 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import Buffer
+from cryptography.x509.oid import NameOID
 
+from appliance.boundary.errors import DeniedError
 from appliance.boundary.names import ZoneId
+from appliance.boundary.reasons import Reason
 from appliance.keys.certificates import (
     NOWHERE,
     SESSION_VALIDITY,
     Authority,
     Session,
     certificate_der,
+    certify_request,
+    check_device_ca,
     new_device_ca,
     new_hub_ca,
     new_session,
 )
 from appliance.keys.devca import ensure_pki
 from appliance.keys.software import PkiFolder, SoftwareKeys
+from tests.sessions import calling, serving
 
 PLANT = ZoneId("plant-a")
 OTHER = ZoneId("plant-b")
@@ -151,16 +159,16 @@ def test_a_stolen_boundary_key_is_of_use_for_one_name(
     session = forged(plant.boundary, names)
     plant.folder.session.write_bytes(session.pem())
     if accepted:
-        assert handshake(hub.server_context(), plant.client_context())[0] == certificate_der(session.certificate)
+        assert handshake(serving(hub), calling(plant))[0] == certificate_der(session.certificate)
     else:
         with pytest.raises(ssl.SSLCertVerificationError):
-            handshake(hub.server_context(), plant.client_context())
+            handshake(serving(hub), calling(plant))
 
 
 def test_both_sides_prove_themselves(nodes: dict[ZoneId, Path]) -> None:
     """Each sees the other's session certificate, over TLS 1.3 and HTTP/2."""
     plant, hub = SoftwareKeys.load(PLANT, nodes[PLANT]), SoftwareKeys.load(HUB, nodes[HUB])
-    seen_by_server, seen_by_client = handshake(hub.server_context(), plant.client_context())
+    seen_by_server, seen_by_client = handshake(serving(hub), calling(plant))
     sessions = [keys.session() for keys in (plant, hub)]
     assert [seen_by_server, seen_by_client] == [session and certificate_der(session) for session in sessions]
 
@@ -184,9 +192,9 @@ def test_a_caller_that_does_not_prove_itself_is_refused(
     nodes: dict[ZoneId, Path], spoil: Callable[[ssl.SSLContext, Path], ssl.SSLContext]
 ) -> None:
     """By the server's context alone."""
-    client = spoil(SoftwareKeys.load(PLANT, nodes[PLANT]).client_context(), nodes[PLANT])
+    client = spoil(calling(SoftwareKeys.load(PLANT, nodes[PLANT])), nodes[PLANT])
     with pytest.raises(ssl.SSLError):
-        handshake(SoftwareKeys.load(HUB, nodes[HUB]).server_context(), client)
+        handshake(serving(SoftwareKeys.load(HUB, nodes[HUB])), client)
 
 
 def test_a_foreign_ca_is_refused_by_both_sides(nodes: dict[ZoneId, Path], tmp_path: Path) -> None:
@@ -195,28 +203,108 @@ def test_a_foreign_ca_is_refused_by_both_sides(nodes: dict[ZoneId, Path], tmp_pa
     rogue, rogue_hub = SoftwareKeys.load(PLANT, tmp_path / "rogue"), SoftwareKeys.load(HUB, tmp_path / "rogue-hub")
     plant, hub = SoftwareKeys.load(PLANT, nodes[PLANT]), SoftwareKeys.load(HUB, nodes[HUB])
     with pytest.raises(ssl.SSLError):
-        handshake(rogue_hub.server_context(), plant.client_context())
-    trusting = rogue.client_context()
+        handshake(serving(rogue_hub), calling(plant))
+    trusting = calling(rogue)
     trusting.load_verify_locations(PkiFolder(nodes[PLANT]).hub_ca)  # it does accept the hub
     with pytest.raises(ssl.SSLError):
-        handshake(hub.server_context(), trusting)
+        handshake(serving(hub), trusting)
 
 
 def test_another_zone_cannot_stand_in_for_the_hub(nodes: dict[ZoneId, Path]) -> None:
     """A plant's own session does not serve as the hub's."""
     plant = SoftwareKeys.load(PLANT, nodes[PLANT])
     with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(plant.server_context(), plant.client_context())
+        handshake(serving(plant), calling(plant))
 
 
-def test_an_expired_session_is_refused(nodes: dict[ZoneId, Path]) -> None:
-    """The certificate decides, not the folder it lies in."""
-    plant, hub = SoftwareKeys.load(PLANT, nodes[PLANT]), SoftwareKeys.load(HUB, nodes[HUB])
-    plant.renew_session(timedelta(minutes=1), datetime.now(UTC) - timedelta(minutes=2))
-    with pytest.raises(ssl.SSLError):
-        handshake(hub.server_context(), plant.client_context())
-    plant.renew_session()
-    handshake(hub.server_context(), plant.client_context())
+def test_an_ended_device_ca_issues_nothing() -> None:
+    """Nor does an ended hub CA."""
+    hub = new_hub_ca(NOW)
+    device = new_device_ca(hub, PLANT, NOW)
+    for late in (timedelta(days=731), timedelta(days=3651)):
+        with pytest.raises(DeniedError, match="has ended"):
+            new_session(device, PLANT, NOW + late)
+    with pytest.raises(DeniedError, match="has ended"):
+        new_device_ca(hub, PLANT, NOW + timedelta(days=3651))
+
+
+class Elsewhere(ec.EllipticCurvePrivateKey):
+    """A key that only signs, as one in a TPM or behind a signing service does."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        self.signed = 0
+
+    def sign(self, data: Buffer, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
+        """The only thing that is asked of it."""
+        self.signed += 1
+        return self._key.sign(data, signature_algorithm)
+
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """Of the key it stands for."""
+        return self._key.public_key()
+
+    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> bytes:
+        """It cannot."""
+        raise AssertionError
+
+    @property
+    def curve(self) -> ec.EllipticCurve:
+        """P-256."""
+        return self._key.curve
+
+    @property
+    def key_size(self) -> int:
+        """In bits."""
+        return 256
+
+    def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
+        """It cannot."""
+        raise AssertionError
+
+    def private_bytes(self, encoding: object, format: object, encryption_algorithm: object) -> bytes:  # noqa: A002
+        """It cannot."""
+        raise AssertionError
+
+    def __copy__(self) -> ec.EllipticCurvePrivateKey:
+        raise AssertionError
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ec.EllipticCurvePrivateKey:
+        raise AssertionError
+
+
+def test_an_issuer_may_sign_elsewhere() -> None:
+    """The hub CA for a request, the device CA for a session; nothing but signatures is asked of their keys."""
+    root = new_hub_ca(NOW)
+    hub = Authority(Elsewhere(root.key), root.certificate)
+    boundary = Elsewhere(ec.generate_private_key(ec.SECP256R1()))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whatever it says")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(boundary, hashes.SHA256())
+    certificate = certify_request(hub, PLANT, request, NOW)
+    check_device_ca(root.certificate, PLANT, certificate)
+    assert certificate.subject.rfc4514_string() == "CN=plant-a-bsfg device CA"
+    session = new_session(Authority(boundary, certificate), PLANT, NOW)
+    session.certificate.verify_directly_issued_by(certificate)
+    assert (hub.key.signed, boundary.signed) == (1, 2)  # type: ignore[attr-defined]
+
+
+def test_only_p256_and_only_its_holder_becomes_a_device_ca() -> None:
+    """Another curve, another kind of key, and a request that somebody else signed."""
+    hub, subject = new_hub_ca(NOW), x509.Name([])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    requests = [
+        builder.sign(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256()),
+        builder.sign(rsa.generate_private_key(65537, 2048), hashes.SHA256()),
+    ]
+    good = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    der = bytearray(good.public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    requests.append(x509.load_der_x509_csr(bytes(der)))
+    for request in requests:
+        with pytest.raises(DeniedError) as caught:
+            certify_request(hub, PLANT, request, NOW)
+        assert caught.value.reason == Reason.BAD_CERTIFICATE
+    certify_request(hub, PLANT, good, NOW)
 
 
 def test_a_session_is_short_unless_asked_otherwise(nodes: dict[ZoneId, Path]) -> None:

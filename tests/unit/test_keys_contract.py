@@ -37,9 +37,9 @@ class TestSoftwareKeys(KeysContract):
         assert isinstance(world.plant, SoftwareKeys)
         assert world.plant.kind == "software"
 
-    def test_a_signature_can_be_checked_with_openssl(self, world: World, tmp_path: Path) -> None:
+    async def test_a_signature_can_be_checked_with_openssl(self, world: World, tmp_path: Path) -> None:
         """As the documentation says it can: by people, without this product."""
-        signature = world.plant.sign(STATEMENT)
+        signature = await world.plant.sign(STATEMENT)
         key = x509.load_der_x509_certificate(signature.certificate).public_key()
         (tmp_path / "key").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         (tmp_path / "signature").write_bytes(signature.value)
@@ -56,6 +56,6 @@ class TestFakeKeys(KeysContract):
         """Plant and hub know each other."""
         return World(FakeKeys(PLANT, {PLANT, HUB}), FakeKeys(HUB, {PLANT, HUB}), FakeKeys(STRANGER, {STRANGER}))
 
-    def test_the_same_statement_has_the_same_signature(self, world: World) -> None:
+    async def test_the_same_statement_has_the_same_signature(self, world: World) -> None:
         """So that a simulation leaves the same trace each time."""
-        assert world.plant.sign(STATEMENT) == FakeKeys(PLANT, set()).sign(STATEMENT)
+        assert await world.plant.sign(STATEMENT) == await FakeKeys(PLANT, set()).sign(STATEMENT)

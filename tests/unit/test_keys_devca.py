@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trio
 
 from appliance.boundary.errors import BsfgError, DeniedError, UnavailableError
 from appliance.boundary.names import ZoneId
@@ -26,6 +27,7 @@ from appliance.keys.certificates import (
 from appliance.keys.devca import HUB_CA_FILE, ensure_pki
 from appliance.keys.registry import Registry
 from appliance.keys.software import PkiFolder, SoftwareKeys
+from tests.sessions import calling, serving
 
 PLANT = ZoneId("plant-a")
 OTHER = ZoneId("plant-b")
@@ -69,7 +71,7 @@ def check(folders: Mapping[ZoneId, Path]) -> None:
         assert session is not None
         session.verify_directly_issued_by(one.boundary.certificate)
         for other in nodes:
-            assert other.verify(one.zone, b"bsfg.v1 x", one.sign(b"bsfg.v1 x"))
+            assert other.verify(one.zone, b"bsfg.v1 x", trio.run(one.sign, b"bsfg.v1 x"))
 
 
 def test_repeating_changes_nothing(nodes: dict[ZoneId, Path], tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_a_new_zone_is_told_to_the_others(nodes: dict[ZoneId, Path], tmp_path: P
     ensure_pki(tmp_path / "ca", {**nodes, OTHER: tmp_path / "other"})
     assert PkiFolder(nodes[PLANT]).boundary.read_bytes() == before
     keys, other = SoftwareKeys.load(HUB, nodes[HUB]), SoftwareKeys.load(OTHER, tmp_path / "other")
-    assert keys.verify(OTHER, b"bsfg.v1 x", other.sign(b"bsfg.v1 x"))
+    assert keys.verify(OTHER, b"bsfg.v1 x", trio.run(other.sign, b"bsfg.v1 x"))
 
 
 @pytest.mark.parametrize("ago", [timedelta(days=2), timedelta(days=5), timedelta(days=9)])
@@ -215,7 +217,7 @@ def test_a_registry_names_the_file_it_cannot_read(nodes: dict[ZoneId, Path]) -> 
 def test_a_receipt_signed_with_a_former_key_stays_valid(nodes: dict[ZoneId, Path], tmp_path: Path) -> None:
     """As long as the former device CA stays registered."""
     former = SoftwareKeys.load(PLANT, nodes[PLANT])
-    signature = former.sign(b"bsfg.v1 x")
+    signature = trio.run(former.sign, b"bsfg.v1 x")
     hub_ca = Authority.from_pem((tmp_path / "ca" / HUB_CA_FILE).read_bytes())
     newer = new_device_ca(hub_ca, PLANT, datetime.now(UTC))
     registered = PkiFolder(nodes[HUB]).zones / "plant-a.pem"
@@ -223,7 +225,7 @@ def test_a_receipt_signed_with_a_former_key_stays_valid(nodes: dict[ZoneId, Path
     hub = SoftwareKeys.load(HUB, nodes[HUB])
     assert hub.verify(PLANT, b"bsfg.v1 x", signature)
     successor = SoftwareKeys(PLANT, former.folder, newer, hub.registry)
-    assert hub.verify(PLANT, b"bsfg.v1 x", successor.sign(b"bsfg.v1 x"))
+    assert hub.verify(PLANT, b"bsfg.v1 x", trio.run(successor.sign, b"bsfg.v1 x"))
 
 
 def test_without_a_session_there_is_no_tls(nodes: dict[ZoneId, Path]) -> None:
@@ -231,8 +233,8 @@ def test_without_a_session_there_is_no_tls(nodes: dict[ZoneId, Path]) -> None:
     plant = SoftwareKeys.load(PLANT, nodes[PLANT])
     plant.folder.session.unlink()
     assert plant.session() is None
-    assert refusal(plant.server_context, UnavailableError) == Reason.BAD_ENVIRONMENT
-    assert refusal(plant.client_context, UnavailableError) == Reason.BAD_ENVIRONMENT
+    assert refusal(lambda: serving(plant), UnavailableError) == Reason.NO_SESSION
+    assert refusal(lambda: calling(plant), UnavailableError) == Reason.NO_SESSION
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

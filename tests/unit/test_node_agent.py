@@ -18,7 +18,7 @@ from appliance.boundary.modes import Mode
 from appliance.boundary.reasons import Reason
 from appliance.boundary.records import Incident
 from appliance.dev.environment import Environment
-from appliance.dev.layout import ENTERPRISE, PLANT, Layout
+from appliance.dev.layout import ENTERPRISE, PLANT, KeysChoice, Layout
 from appliance.dev.provision import provision
 from appliance.hub.hub import SILENT_AFTER_S, Hub
 from appliance.node.config import NodeConfig
@@ -33,7 +33,7 @@ PUSH, PULL = "push audit", "pull audit"
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Two zones on disk; nothing runs."""
-    made = Environment.generate(Layout.at(tmp_path_factory.mktemp("zones") / "dev"))
+    made = Environment.generate(Layout.at(tmp_path_factory.mktemp("zones") / "dev"), KeysChoice.SOFTWARE)
     provision(made)
     return made
 

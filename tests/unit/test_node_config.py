@@ -13,7 +13,18 @@ from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.policy import CategoryPolicy, PeerPolicy, WhenFull
 from appliance.boundary.reasons import ExitCode, Reason
 from appliance.node import config as config_module
-from appliance.node.config import BrokerConfig, Endpoint, IntakeConfig, NodeConfig, Uplink
+from appliance.node.config import (
+    Attestation,
+    BrokerConfig,
+    ControlConfig,
+    Endpoint,
+    IntakeConfig,
+    KeysConfig,
+    KeysKind,
+    NodeConfig,
+    OfficeConfig,
+    Uplink,
+)
 
 OPERATIONAL = Category("operational")
 DOCUMENT = """
@@ -21,11 +32,13 @@ DOCUMENT = """
 zone = "plant-a"
 state_dir = "state"
 status_dir = "/run/status"
+[keys]
+kind = "software"
 pki_dir = "pki"
 [broker]
 host = "127.0.0.1"
 port = 4222
-secrets = "broker-secrets.json"
+credentials = "local"
 [intake]
 host = "127.0.0.1"
 port = 8080
@@ -58,8 +71,8 @@ def test_everything_is_taken_over(tmp_path: Path) -> None:
     assert config.zone == "plant-a"
     assert config.state_dir == tmp_path / "state"
     assert config.status_dir == Path("/run/status")
-    assert config.pki_dir == tmp_path / "pki"
-    assert config.broker == BrokerConfig(Endpoint("127.0.0.1", 4222), tmp_path / "broker-secrets.json")
+    assert config.keys == KeysConfig(KeysKind.SOFTWARE, tmp_path / "pki", None, tmp_path / "pki" / "session.pem")
+    assert config.broker == BrokerConfig(Endpoint("127.0.0.1", 4222), tmp_path / "local")
     assert config.intake == IntakeConfig(Endpoint("127.0.0.1", 8080), tmp_path / "producers.json")
     assert config.uplink == Uplink(ZoneId("enterprise"), Endpoint("10.0.0.1", 8443))
     assert config.listen is None
@@ -79,7 +92,19 @@ def test_the_example_of_the_documentation_parses(tmp_path: Path, role: str) -> N
     example = "\n".join(line[4:] for line in config_module.__doc__.partition("Example::")[2].splitlines())
     other = {"uplink": "listen", "listen": "uplink"}[role]
     text = re.sub(rf"(?ms)^\[{other}\].*?(?=^\[|\Z)", "", example)
+    control = ControlConfig(
+        Endpoint("127.0.0.1", 4223), tmp_path / "control-secrets.json", tmp_path / "control/authorities.pem"
+    )
+    office = OfficeConfig(tmp_path / "enrolment", Attestation.REQUIRED)
+    if role == "uplink":
+        text = re.sub(r"(?m)^(enrolment|attestation) = .*$", "", text.partition("[control]")[0])
     config = load(tmp_path, text)
+    assert config.control == (control if role == "listen" else None)
+    assert config.office == (office if role == "listen" else None)
+    assert config.trust == Endpoint("127.0.0.1", 8444)
+    assert config.keys == KeysConfig(
+        KeysKind.KEEPER, tmp_path / "pki", tmp_path / "run/keeper.sock", tmp_path / "run/session/agent.pem"
+    )
     assert (config.uplink is None) == (role == "listen")
     assert (config.listen is None) == (role == "uplink")
     assert config.policy.categories == {OPERATIONAL: CategoryPolicy()}
@@ -91,6 +116,22 @@ def test_a_hub_needs_no_uplink(tmp_path: Path) -> None:
     config = load(tmp_path, text)
     assert config.listen == Endpoint("127.0.0.1", 8443)
     assert config.uplink is None
+
+
+@pytest.mark.parametrize(
+    ("office", "named"),
+    [
+        ("", "[trust] needs attestation"),
+        ('attestation = "required"', "[trust] needs enrolment"),
+        ('attestation = "maybe"\nenrolment = "e"', "[trust] attestation 'maybe': required, observe"),
+    ],
+)
+def test_a_hub_says_what_attestation_is_for(tmp_path: Path, office: str, named: str) -> None:
+    """There is no default for what lets a box in."""
+    text = DOCUMENT.partition("[uplink]")[0] + '[listen]\nhost = "127.0.0.1"\nport = 8443\n'
+    with pytest.raises(RefusedError) as refused:
+        load(tmp_path, text + '[trust]\nhost = "127.0.0.1"\nport = 8444\n' + office)
+    assert named in refused.value.detail
 
 
 def edited(old: str, new: str) -> str:
@@ -120,14 +161,31 @@ def without(section: str) -> str:
         (edited('zone = "plant-a"', 'zone = "all"'), "[node] 'all'"),
         (edited('state_dir = "state"', ""), "[node] needs state_dir"),
         (edited('status_dir = "/run/status"', ""), "[node] needs status_dir"),
-        (edited('pki_dir = "pki"', "pki_dir = true"), "[node] pki_dir must be str"),
-        (edited('pki_dir = "pki"', 'pki_dir = "pki"\ncolour = 1'), "[node] has an unknown field 'colour'"),
+        (edited('pki_dir = "pki"', "pki_dir = true"), "[keys] pki_dir must be str"),
+        (edited('pki_dir = "pki"', 'pki_dir = "pki"\ncolour = 1'), "[keys] has an unknown field 'colour'"),
+        (without("keys"), "[keys] is missing"),
+        (edited('kind = "software"', ""), "[keys] needs kind"),
+        (edited('kind = "software"', 'kind = "tpm"'), "[keys] kind 'tpm': software, keeper"),
+        (edited('kind = "software"', 'kind = "keeper"'), "[keys] needs socket"),
+        (edited('kind = "software"', 'kind = "keeper"\nsocket = "s"'), "[keys] needs session"),
+        (edited('kind = "software"', 'kind = "software"\nsocket = "s"'), "[keys] has an unknown field 'socket'"),
+        (DOCUMENT + '[trust]\nhost = "h"\nport = 0\n', "[trust] port 0"),
+        (DOCUMENT + '[trust]\nhost = "h"\nport = 1\nx = 1\n', "[trust] has an unknown field 'x'"),
+        (
+            DOCUMENT + '[control]\nhost = "h"\nport = 1\nsecrets = "s"\nauthorities = "a"\n',
+            "[control] is for hubs",
+        ),
+        (DOCUMENT + '[control]\nhost = "h"\nport = 1\nsecrets = "s"\n', "[control] needs authorities"),
         (edited("port = 4222", ""), "[broker] needs port"),
         (edited("port = 4222", "port = 0"), "[broker] port 0"),
         (edited("port = 4222", "port = 65536"), "[broker] port 65536"),
         (edited("port = 4222", 'port = "4222"'), "[broker] port must be int"),
         (edited("port = 4222", "port = true"), "[broker] port must be int"),
-        (edited('secrets = "broker-secrets.json"', ""), "[broker] needs secrets"),
+        (edited('credentials = "local"', ""), "[broker] needs credentials"),
+        (DOCUMENT + '[plant]\nhost = "h"\nport = 1\n', "[plant] needs certificate"),
+        (DOCUMENT + '[plant]\nhost = "h"\nport = 0\ncertificate = "c"\n', "[plant] port 0"),
+        (DOCUMENT + '[plant]\nhost = "h"\nport = 1\ncertificate = "c"\nx = 1\n', "[plant] has an unknown field 'x'"),
+        (edited("port = 4222", "port = 4222\nauthority = 1"), "[broker] authority must be str"),
         (edited("port = 4222", "port = 4222\ntls = 1"), "[broker] has an unknown field 'tls'"),
         (edited('tokens = "producers.json"', ""), "[intake] needs tokens"),
         (edited("port = 8080", "port = 8080\nx = 1"), "[intake] has an unknown field 'x'"),

@@ -11,20 +11,32 @@ from appliance.boundary.errors import DeniedError
 from appliance.boundary.names import ProducerId
 from appliance.boundary.producing import Producer
 from appliance.boundary.reasons import Reason
-from appliance.peer.tokens import TokenTable, bearer_token
+from appliance.peer.tokens import Grant, TokenTable, bearer_token
 
 
 def test_tokens_find_their_producers() -> None:
     """By digest; the digest itself is no token."""
     producers = {name: Producer(ProducerId(name)) for name in ("cli", "press-4")}
     digests = {hashlib.sha256(f"token of {name}".encode()).digest(): one for name, one in producers.items()}
-    find = TokenTable(digests)
+    find = TokenTable({digest: Grant(one) for digest, one in digests.items()})
     assert find("token of cli") == producers["cli"]
     assert find("token of press-4") == producers["press-4"]
     assert find("") is None
     assert find("token of cl") is None
     assert find(next(iter(digests)).hex()) is None
     assert find("\udcff") is None
+
+
+def test_a_token_ends() -> None:
+    """At its time and not before; one without a time does not."""
+    now = 100.0
+    producer = Producer(ProducerId("cli"))
+    grants = {hashlib.sha256(text).digest(): Grant(producer, end) for text, end in ((b"a", 200), (b"b", None))}
+    find = TokenTable(grants, lambda: now)
+    assert find("a") == find("b") == producer
+    now = 200.0
+    assert find("a") is None
+    assert find("b") == producer
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
