@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from appliance.boundary.errors import RefusedError
-from appliance.boundary.reasons import Reason
 from appliance.cli.output import output_option, print_json
+from appliance.cli.passphrase import passphrase, passphrase_option
+from appliance.cli.voucher import voucher
 
 
 @click.group()
@@ -24,26 +24,19 @@ def keys() -> None:
 
 @keys.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--passphrase-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Take the first line of this file instead of asking.",
-)
+@passphrase_option()
 @output_option("text", "json")
 def new(file: Path, passphrase_file: Path | None, output: str) -> None:
     """Make a release key: the encrypted private half in FILE, the public half in FILE.pub."""
     from appliance.keys.operators import new_operator_key
     from appliance.keys.tpm.public import ecdsa_public_of, name_of
 
-    if passphrase_file is None:
-        passphrase = str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True))
-    else:
-        try:
-            passphrase = passphrase_file.read_text("utf-8").partition("\n")[0]
-        except (OSError, UnicodeDecodeError) as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{passphrase_file}: {error}") from error
-    name = name_of(ecdsa_public_of(new_operator_key(file, passphrase))).hex()
+    key = new_operator_key(file, passphrase(passphrase_file, twice=True))
+    name = name_of(ecdsa_public_of(key)).hex()
     if output == "json":
         print_json({"private": str(file), "public": f"{file}.pub", "name": name})
         return
     click.echo(f"private  {file} (encrypted)\npublic   {file}.pub\nname     {name}")
+
+
+operator.add_command(voucher)

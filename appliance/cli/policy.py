@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bsfg policy``: what opens a box's boundary key, computed from its key file alone."""
+"""``bsfg policy``: what opens a box's boundary key, computed from a file alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
+from appliance.cli.documents import format_of
 from appliance.cli.output import output_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from appliance.keys.enrolment.birth import BirthPolicy
 
 
 @click.group()
@@ -21,24 +26,41 @@ def policy() -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @output_option("table", "json")
 def show(file: Path, output: str) -> None:
-    """Compute the policy of the boundary key in FILE (boundary-key.json), and refuse a file that does not have it."""
-    from appliance.keys.tpm.identity import BoundaryIdentity
+    """Compute the policy of the boundary key in FILE, and refuse a file whose key does not have it.
 
+    FILE is a box's key file (boundary-key.json), or the box file that an operator keeps.
+    """
     try:
-        identity = BoundaryIdentity.parse(file.read_bytes())
+        data = file.read_bytes()
     except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{file}: {error}") from error
+        raise RefusedError(Reason.BAD_INPUT, f"{file}: {error.strerror}") from error
+    born = _read(file, data)
+    policy, birth = born.policy, born.policy.x(born.counter, born.pcrs)
     parts = {
-        "device": identity.policy.device.hex(),
-        "image key": identity.policy.image_name.hex(),
-        **{f"operator {place}": name.hex() for place, name in enumerate(identity.policy.operators.names, start=1)},
-        "birth counter": str(identity.birth_counter),
-        **{f"birth PCR {pcr}": value.hex() for pcr, value in sorted(identity.birth_pcrs.items())},
-        "X(birth)": identity.birth.hex(),
-        "Y": identity.policy.y.hex(),
-        "authPolicy": identity.policy.auth_policy(identity.birth).hex(),
+        "device": policy.device.hex(),
+        "image key": policy.image_name.hex(),
+        **{f"operator {place}": name.hex() for place, name in enumerate(policy.operators.names, start=1)},
+        "release index": f"{policy.release_index:08x}",
+        "birth counter": str(born.counter),
+        **{f"birth PCR {pcr}": value.hex() for pcr, value in sorted(born.pcrs.items())},
+        "X(birth)": birth.hex(),
+        "Y": policy.y.hex(),
+        "authPolicy": born.auth_policy.hex(),
     }
     if output == "json":
         print_json(parts)
         return
     print_table(("part", "value"), [[part, value] for part, value in parts.items()])
+
+
+def _read(file: Path, data: bytes) -> BirthPolicy:
+    """Policy, counter and PCRs of birth. :raises RefusedError: ``bad_input``: the file is neither of the two."""
+    from appliance.keys.enrolled_box import BOX_FORMAT, EnrolledBox
+    from appliance.keys.enrolment.birth import BirthPolicy
+    from appliance.keys.tpm.identity import FORMAT, BoundaryIdentity
+
+    if format_of(data) == FORMAT:
+        return BirthPolicy.of(BoundaryIdentity.parse(data))
+    if format_of(data) == BOX_FORMAT:
+        return EnrolledBox.parse(data).birth
+    raise RefusedError(Reason.BAD_INPUT, f"{file} is neither a key file (boundary-key.json) nor a box file")

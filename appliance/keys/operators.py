@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -47,7 +47,7 @@ def load_operator_key(path: Path, passphrase: str) -> ec.EllipticCurvePrivateKey
     """Open a key. :raises RefusedError: ``bad_key``: not such a file, not encrypted, or another passphrase."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), passphrase.encode())
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RefusedError(Reason.BAD_KEY, f"{path}: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise RefusedError(Reason.BAD_KEY, f"{path}: not EC P-256")

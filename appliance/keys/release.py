@@ -11,51 +11,103 @@ A release is read in one form only, canonical JSON (RFC 8785) and a newline: no 
 
 from __future__ import annotations
 
-import base64
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from appliance.boundary.errors import DeniedError, RefusedError
+from appliance.boundary.errors import BsfgError, DeniedError, RefusedError
+from appliance.boundary.names import ZoneId, parse_zone
 from appliance.boundary.reasons import Reason
+from appliance.keys.documents import (
+    base64_bytes,
+    base64_text,
+    decimal_number,
+    document_statement,
+    hex_bytes,
+    is_signed,
+    parse_document,
+    render_document,
+    sign_document,
+)
+from appliance.keys.enrolled_box import EnrolledBox, pcr_values
 from appliance.keys.operators import sign, verifies
 from appliance.keys.tpm.policy import BOUND_PCRS, BoundaryPolicy, PairSignatures, counter_public
 from appliance.keys.tpm.public import Attestation, Digest, sized
 
 FORMAT: Final = "bsfg-release-1"
+REQUEST_FORMAT: Final = "bsfg-release-request-1"
 MAXIMUM_BYTES: Final = 8192
-"""A release fits on a QR code page; more is not one."""
+"""More is neither a release nor a request."""
+QR_BYTES: Final = 2331
+"""What the largest QR code (version 40) holds with error correction M (ISO/IEC 18004, table 7). Both documents fit."""
 _MAGIC: Final = 0xFF544347
 _ATTEST_NV: Final = 0x8014
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolledBox:
-    """What an operator keeps of a box since its enrolment, and trusts.
-
-    :param attestation_key: from the enrolment, not from the request. :param pcrs: those the box was enrolled with.
-    """
-
-    policy: BoundaryPolicy
-    attestation_key: ec.EllipticCurvePublicKey
-    pcrs: Mapping[int, bytes]
+_KIND: Final = "release"
+_FIELDS: Final = {"device": str, "counter": str, "pcrs": dict, "evidence": str, "signatures": list}
+_REQUEST_FIELDS: Final = {
+    "zone": str,
+    "device": str,
+    "counter": str,
+    "pcrs": dict,
+    "evidence": str,
+    "statement": str,
+    "signature": str,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequest:
-    """What a quarantined box asks for. :param evidence: the digest of its signed evidence, which the operators read."""
+    """What a quarantined box asks for.
 
+    :param evidence: the digest of its signed evidence, which the operators read.
+    :param certificate: the attestation key's, of the counter over ``evidence``; all else here is the box's word alone.
+    """
+
+    zone: ZoneId
+    device: bytes
     counter: int
     pcrs: Mapping[int, bytes]
     evidence: Digest
     certificate: Attestation
+
+    def render(self) -> bytes:
+        """The one form of this request."""
+        return render_document(
+            {
+                "format": REQUEST_FORMAT,
+                "zone": self.zone,
+                "device": self.device.hex(),
+                "counter": str(self.counter),
+                "pcrs": {str(pcr): value.hex() for pcr, value in self.pcrs.items()},
+                "evidence": self.evidence.hex(),
+                "statement": base64_text(self.certificate.statement),
+                "signature": base64_text(self.certificate.signature),
+            }
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a request. :raises RefusedError: ``bad_document``: not in its one form."""
+        values = parse_document(data, REQUEST_FORMAT, _REQUEST_FIELDS, MAXIMUM_BYTES)
+        try:
+            request = cls(
+                parse_zone(values["zone"]),
+                hex_bytes(values["device"], 32),
+                decimal_number(values["counter"]),
+                pcr_values(values["pcrs"]),
+                Digest(hex_bytes(values["evidence"], 32)),
+                Attestation(base64_bytes(values["statement"]), base64_bytes(values["signature"])),
+            )
+        except (ValueError, BsfgError) as error:
+            raise RefusedError(Reason.BAD_DOCUMENT, f"request: {error}") from error
+        if request.render() != data:
+            raise RefusedError(Reason.BAD_DOCUMENT, "request: not in its one form")
+        return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +132,20 @@ class Release:
 
     def statement(self) -> bytes:
         """What the operators sign as a document: everything but the signatures."""
-        return b"bsfg release\0" + rfc8785.dumps(self._values())
+        return document_statement(_KIND, self._values())
 
     def render(self) -> bytes:
         """The one form of this release."""
         signatures: list[Any] = [
             {
                 "operator": part.operator,
-                "fresh": _text(part.fresh),
-                "again": _text(part.again),
-                "document": _text(part.document),
+                "fresh": base64_text(part.fresh),
+                "again": base64_text(part.again),
+                "document": base64_text(part.document),
             }
             for part in self.signatures
         ]
-        return rfc8785.dumps({**self._values(), "signatures": signatures}) + b"\n"
+        return render_document({**self._values(), "signatures": signatures})
 
     def _values(self) -> dict[str, Any]:
         return {
@@ -107,29 +159,29 @@ class Release:
     @classmethod
     def parse(cls, data: bytes) -> Release:
         """Read a release. :raises RefusedError: ``bad_release``: not in its one form."""
+        values = parse_document(data, FORMAT, _FIELDS, MAXIMUM_BYTES, Reason.BAD_RELEASE)
         try:
-            if len(data) > MAXIMUM_BYTES:
-                raise ValueError(f"more than {MAXIMUM_BYTES} bytes")
-            values = json.loads(data)
             release = cls(
-                bytes.fromhex(values["device"]),
-                int(values["counter"]),
-                {int(pcr): bytes.fromhex(value) for pcr, value in values["pcrs"].items()},
-                Digest(bytes.fromhex(values["evidence"])),
+                hex_bytes(values["device"], 32),
+                decimal_number(values["counter"]),
+                pcr_values(values["pcrs"]),
+                Digest(hex_bytes(values["evidence"], 32)),
                 tuple(_part(part) for part in values["signatures"]),
             )
-            if release.render() != data:
-                raise ValueError("not in its one form")
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            RecursionError,
-            rfc8785.CanonicalizationError,
-        ) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise RefusedError(Reason.BAD_RELEASE, f"{error}") from error
+        if release.render() != data:
+            raise RefusedError(Reason.BAD_RELEASE, "not in its one form")
         return release
+
+    def is_good(self, policy: BoundaryPolicy, part: OperatorSignatures) -> bool:
+        """Whether all three signatures of one operator verify for this box. :raises RefusedError: ``bad_policy``."""
+        if not 0 <= part.operator < len(policy.operators.keys):
+            return False
+        key = policy.operators.keys[part.operator]
+        fresh, again = policy.release_messages(policy.x(self.counter, self.pcrs))
+        written = verifies(key, fresh, part.fresh) and verifies(key, again, part.again)
+        return written and is_signed(key, _KIND, self._values(), part.document)
 
 
 def check_request(box: EnrolledBox, request: ReleaseRequest, *, accept_pcrs: bool = False) -> None:
@@ -139,6 +191,8 @@ def check_request(box: EnrolledBox, request: ReleaseRequest, *, accept_pcrs: boo
     :raises DeniedError: ``bad_evidence``: the counter is not certified by this box's attestation key over this
         evidence, or PCRs differ from enrolment.
     """
+    if (request.zone, request.device) != (box.zone, box.policy.device):
+        raise DeniedError(Reason.BAD_EVIDENCE, "the request is another box's, or of a former key of this one")
     statement, signature = request.certificate.statement, request.certificate.signature
     try:
         box.attestation_key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
@@ -148,9 +202,14 @@ def check_request(box: EnrolledBox, request: ReleaseRequest, *, accept_pcrs: boo
         ) from error
     if certified_counter(statement, request.evidence) != request.counter:
         raise DeniedError(Reason.BAD_EVIDENCE, f"the certificate does not say counter {request.counter}")
-    changed = [pcr for pcr in BOUND_PCRS if request.pcrs.get(pcr) != box.pcrs.get(pcr)]
+    changed = changed_pcrs(box, request)
     if changed and not accept_pcrs:
         raise DeniedError(Reason.BAD_EVIDENCE, f"changed since enrolment: PCRs {changed}")
+
+
+def changed_pcrs(box: EnrolledBox, request: ReleaseRequest) -> list[int]:
+    """Which of the bound PCRs are not as they were at enrolment."""
+    return [pcr for pcr in BOUND_PCRS if request.pcrs.get(pcr) != box.pcrs.get(pcr)]
 
 
 def certified_counter(statement: bytes, evidence: Digest) -> int:
@@ -197,8 +256,12 @@ def add_signature(
     position = box.policy.operators.keys.index(key.public_key())
     if len(release.signatures) >= 2 or any(part.operator == position for part in release.signatures):
         raise DeniedError(Reason.BAD_RELEASE, "this operator has signed, or two others have")
+    for part in release.signatures:
+        if not release.is_good(box.policy, part):
+            raise DeniedError(Reason.BAD_RELEASE, f"operator {part.operator + 1}: a signature does not verify")
     fresh, again = box.policy.release_messages(box.policy.x(release.counter, release.pcrs))
-    own = OperatorSignatures(position, sign(key, fresh), sign(key, again), sign(key, release.statement()))
+    document = sign_document(key, _KIND, release._values())
+    own = OperatorSignatures(position, sign(key, fresh), sign(key, again), document)
     signatures = sorted((*release.signatures, own), key=lambda part: part.operator)
     return replace(release, signatures=tuple(signatures))
 
@@ -216,24 +279,17 @@ def verify(policy: BoundaryPolicy, release: Release) -> tuple[Digest, PairSignat
         x = policy.x(release.counter, release.pcrs)
     except RefusedError as error:
         raise DeniedError(Reason.BAD_RELEASE, error.detail) from error
-    fresh, again = policy.release_messages(x)
     for part in release.signatures:
-        key = policy.operators.keys[part.operator]
-        messages = ((fresh, part.fresh), (again, part.again), (release.statement(), part.document))
-        if not all(verifies(key, message, signature) for message, signature in messages):
+        if not release.is_good(policy, part):
             raise DeniedError(Reason.BAD_RELEASE, f"operator {part.operator + 1}: a signature does not verify")
     first, second = release.signatures
     pair = (first.operator, second.operator)
     return x, PairSignatures(pair, (first.fresh, second.fresh), (first.again, second.again))
 
 
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
 def _part(values: dict[str, Any]) -> OperatorSignatures:
     operator = values["operator"]
     if type(operator) is not int:
         raise ValueError("an operator is a position")
-    fresh, again, document = (base64.b64decode(values[name], validate=True) for name in ("fresh", "again", "document"))
+    fresh, again, document = (base64_bytes(values[name]) for name in ("fresh", "again", "document"))
     return OperatorSignatures(operator, fresh, again, document)
