@@ -14,7 +14,7 @@ help: ## List these targets
 setup: ## Install the missing Debian packages and make .venv
 	@tools/setup.sh
 
-demo: setup ## Watch facts cross between two zones while links are cut and processes killed (about a minute)
+demo: setup ## Watch facts cross between two zones on software TPMs while links are cut and processes killed (a minute)
 	@.venv/bin/bsfg demo
 
 test: setup ## Run the linters, the unit tests and the service tests
@@ -23,7 +23,7 @@ test: setup ## Run the linters, the unit tests and the service tests
 lint: setup ## Run the linters alone
 	@$(python) -m pytest tests/test_linters.py tests/unit/test_repository.py
 
-bench: setup ## Measure catching up: in pages, fact by fact, and by JetStream mirroring
+bench: setup ## Measure the product beside its alternatives, and what keys in a TPM cost
 	@$(python) -m tests.bench
 
 sim: setup ## Run the whole simulation matrix (simulations=N for another number of runs)

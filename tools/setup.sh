@@ -18,7 +18,10 @@ needs=(
   "pkg-config|command -v pkg-config|finds the TPM libraries for that"
   "libtss2-dev|pkg-config --exists tss2-esys|the TPM libraries, which the keys are used through"
   "swtpm|command -v swtpm|the software TPM of development and tests"
+  "swtpm-tools|command -v swtpm_setup && command -v swtpm_localca|makes a software TPM, with a certificate of a simulated vendor"
+  "gnutls-bin|command -v certtool|the same"
   "strace|command -v strace|the tests watch with it that what is confirmed was synced to disk"
+  "faketime|command -v faketime|the tests start a box whose clock is ten years wrong with it"
 )
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -20,6 +20,7 @@ from appliance.cli.output import Meter
 from appliance.cli.publishing import WINDOW, Answer, Publisher, Verdict
 from appliance.cli.session import Patience
 from appliance.cli.sources import MAX_LINE, Line, read_lines
+from appliance.factlog.natslogin import NatsOptions
 
 MAX_LISTED: Final = 1000
 """Bad lines that stand in the report; all of them are printed."""
@@ -137,7 +138,9 @@ async def _next(lines: AsyncIterator[list[Line]]) -> list[Line]:
     return await anext(lines, [])
 
 
-def append_lines(file: IO[bytes], preparation: Preparation, url: str, *, strict: bool, timeout: float) -> AppendReport:
+def append_lines(
+    file: IO[bytes], preparation: Preparation, login: NatsOptions, *, strict: bool, timeout: float
+) -> AppendReport:
     """Append all lines of a file; blocking.
 
     :raises UnavailableError: no progress for ``timeout`` seconds; what was counted so far is printed.
@@ -148,7 +151,7 @@ def append_lines(file: IO[bytes], preparation: Preparation, url: str, *, strict:
     async def run() -> None:
         async with (
             aclosing(read_lines(file)) as lines,
-            Publisher(url, work.take, Patience(timeout), window=1 if strict else WINDOW) as publisher,
+            Publisher(login, work.take, Patience(timeout), window=1 if strict else WINDOW) as publisher,
         ):
             try:
                 await work.run(lines, publisher)

@@ -25,8 +25,9 @@ def demo(ctx: click.Context, folder: Path | None, output: str) -> None:
     """Watch facts cross between a plant and an enterprise zone, on this machine, in about a minute.
 
     Live readings of this machine go one way, orders the other. The link is cut and healed, ids are repeated and
-    forged, and every process is killed in mid-transfer. At the end both logs are compared. Everything runs on
-    loopback; the link is simulated and keys are files, as the table says again.
+    forged, processes are killed in mid-transfer, impostors dial, and the plant's box is locked and released. At the end
+    both logs are compared. Everything runs on loopback. TPMs are software; their vendor, the boot and the link are
+    simulated, as the table says again.
     """
     from appliance.dev.demo.show import as_document, as_table, play
     from appliance.dev.layout import Layout

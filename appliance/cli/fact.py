@@ -73,6 +73,7 @@ def append(
     """
     from appliance.cli.appending import append_lines
     from appliance.cli.lines import Preparation
+    from appliance.dev.environment import PRODUCERS
 
     environment, zone_id = _environment(folder, zone)
     category_id = parse_category(category)
@@ -83,16 +84,16 @@ def append(
     preparation = Preparation(
         zone_id,
         category_id,
-        _producer(environment.credentials[zone_id].tokens, producer),
+        _producer(PRODUCERS, producer),
         to,
         _template(subject),
         _template(predicate),
         _template(produced_at),
         environment.created_at_unix_ms,
     )
-    url = environment.facts_url(zone_id, producer)
+    login = environment.facts_login(zone_id, producer)
     with _opened(file) as lines:
-        report = append_lines(lines, preparation, url, strict=strict, timeout=timeout)
+        report = append_lines(lines, preparation, login, strict=strict, timeout=timeout)
     if output == "json":
         print_json(report.as_document())
     else:
@@ -131,8 +132,8 @@ def read(
         if category not in categories:
             raise RefusedError(Reason.BAD_INPUT, f"category {category!r}: {', '.join(categories)}")
         categories = [parse_category(category)]
-    url = environment.facts_url(zone_id, "reader")
-    print_facts(url, zone_id, origin_id, categories, follow=follow, timeout=timeout, table=output == "table")
+    login = environment.facts_login(zone_id, "reader")
+    print_facts(login, zone_id, origin_id, categories, follow=follow, timeout=timeout, table=output == "table")
 
 
 def _environment(folder: Path, zone: str) -> tuple[Environment, ZoneId]:

@@ -14,6 +14,7 @@ from typing import Final
 from appliance.boundary.names import Category, ZoneId
 from appliance.cli.reading import FactReader, StoredFact
 from appliance.cli.session import Patience, close, connect
+from appliance.factlog.natslogin import NatsOptions
 
 FOLLOW_S: Final = 0.25
 """Seconds between looks for new facts."""
@@ -44,7 +45,7 @@ HEADER: Final = f"{'offset':>8}  {'category':<12}{'produced (UTC)':<19}  subject
 
 
 def print_facts(
-    url: str,
+    login: NatsOptions,
     zone: ZoneId,
     origin: ZoneId,
     categories: Sequence[Category],
@@ -62,7 +63,7 @@ def print_facts(
 
     async def run() -> None:
         patience = Patience(timeout)
-        client = await connect(url, patience)
+        client = await connect(login, patience)
         try:
             reader = FactReader(client, zone, origin, categories)
             async with aclosing(reader.read(patience, follow=FOLLOW_S if follow else 0.0)) as batches:

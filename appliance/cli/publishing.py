@@ -25,6 +25,7 @@ from appliance.boundary.errors import DeniedError
 from appliance.boundary.reasons import Reason
 from appliance.cli.lines import Prepared
 from appliance.cli.session import Patience, close, connect
+from appliance.factlog.natslogin import NatsOptions
 
 WINDOW: Final = 1000
 """Messages that may be unanswered: as many as the zone's node commits at once."""
@@ -97,9 +98,9 @@ class Publisher:
     """
 
     def __init__(
-        self, url: str, answered: Callable[[Answer], None], patience: Patience, *, window: int = WINDOW
+        self, login: NatsOptions, answered: Callable[[Answer], None], patience: Patience, *, window: int = WINDOW
     ) -> None:
-        self._url = url
+        self._login = login
         self._answered = answered
         self._patience = patience
         self._window = window
@@ -116,7 +117,7 @@ class Publisher:
 
     async def __aenter__(self) -> Self:
         self._client = await connect(
-            self._url, self._patience, on_error=self._on_error, on_reconnect=self._on_reconnect
+            self._login, self._patience, on_error=self._on_error, on_reconnect=self._on_reconnect
         )
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)

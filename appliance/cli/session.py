@@ -14,8 +14,10 @@ from nats.aio.client import Client
 
 from appliance.boundary.errors import DeniedError, UnavailableError
 from appliance.boundary.reasons import Reason
+from appliance.factlog.natslogin import NatsOptions
 
 CONNECT_TIMEOUT: Final = 2
+CLOSE_TIMEOUT: Final = 5
 _RETRY: Final = 0.2
 
 
@@ -37,7 +39,7 @@ class Patience:
 
 
 async def connect(
-    url: str,
+    login: NatsOptions,
     patience: Patience,
     *,
     on_error: Callable[[Exception], Awaitable[None]] | None = None,
@@ -45,6 +47,7 @@ async def connect(
 ) -> Client:
     """Connect, again and again while patience lasts; later the client reconnects by itself.
 
+    :param login: address and proof, as ``Environment.facts_login`` gives them.
     :raises UnavailableError: ``broker_unavailable``.
     :raises DeniedError: ``bad_credential``.
     """
@@ -61,7 +64,7 @@ async def connect(
         client = Client()
         try:
             await client.connect(
-                url,
+                **login,
                 name="bsfg",
                 error_cb=heard,
                 reconnected_cb=on_reconnect,
@@ -83,4 +86,5 @@ async def close(client: Client) -> None:
     """Hang up; that the broker hung up first is no error."""
     # The last two: while it reconnects, the client writes to a transport that asyncio has taken apart (Python 3.12+).
     with contextlib.suppress(OSError, nats.errors.Error, AttributeError, TypeError):
-        await client.close()
+        async with asyncio.timeout(CLOSE_TIMEOUT):  # nats-py waits without end for a broker that takes nothing
+            await client.close()

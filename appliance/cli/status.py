@@ -106,6 +106,8 @@ def _print(documents: Documents) -> None:
     found = [d for d in documents.values() if not isinstance(d, UnavailableError)]
     _print_stores(found)
     _print_crossings(found)
+    _print_keys(found)
+    _print_certificates(found)
     _print_problems(documents)
 
 
@@ -158,6 +160,56 @@ def _progress(crossing: CrossingReport) -> list[str]:
         "reached" if crossing.reachable else click.style("not reached", fg="yellow"),
         f"{age(time.time() - last / 1000)} ago" if last else "never",
     ]
+
+
+def _print_keys(documents: list[StatusDocument]) -> None:
+    rows = [
+        [
+            d.zone,
+            d.keys,
+            d.boundary.state if d.boundary.state == "ready" else click.style(d.boundary.state, fg="yellow"),
+            d.boundary.time.replace("_", " "),
+            str(d.boundary.counter) if d.boundary.counter is not None else "-",
+            str(d.boundary.renewals),
+            str(d.boundary.handshakes_accepted),
+            _refused(d.boundary.handshakes_refused),
+        ]
+        for d in documents
+    ]
+    if not rows:
+        return
+    click.echo("\nwhat each zone can prove at the boundary (counts since its node started)")
+    headers = ["zone", "keys", "state", "boundary time", "counter", "renewals", "handshakes", "refused"]
+    print_table(headers, rows, right=frozenset(("counter", "renewals", "handshakes")))
+    for notice in dict.fromkeys(d.boundary.notice for d in documents if d.boundary.notice):
+        click.secho(notice, fg="yellow", bold=True)
+
+
+def _refused(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "0"
+
+
+def _print_certificates(documents: list[StatusDocument]) -> None:
+    rows = [
+        [
+            d.zone,
+            c.name,
+            c.subject,
+            _left(c.remaining_s),
+            click.style(c.alarm, fg="red" if c.alarm == "ended" else "yellow") if c.alarm else "",
+        ]
+        for d in documents
+        for c in d.certificates
+    ]
+    if rows:
+        click.echo("\ncertificates")
+        print_table(["zone", "certificate", "subject", "ends", "alarm"], rows)
+
+
+def _left(remaining_s: int | None) -> str:
+    if remaining_s is None:
+        return "boundary time is not known"
+    return f"in {age(remaining_s)}" if remaining_s > 0 else f"{age(-remaining_s)} ago"
 
 
 def _print_problems(documents: Documents) -> None:

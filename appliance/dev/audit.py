@@ -14,6 +14,7 @@ import trio
 
 from appliance.boundary.errors import BsfgError, UnavailableError, first_error
 from appliance.boundary.names import ZoneId
+from appliance.boundary.ports import KeysPort
 from appliance.boundary.reasons import Reason
 from appliance.brokers.binary import find_broker
 from appliance.brokers.config import Local
@@ -26,8 +27,8 @@ from appliance.factlog.jetstream import JetStreamLogs
 from appliance.factlog.ledger import SqliteLedger
 from appliance.factlog.natswire import NatsWire
 from appliance.factlog.streams import StreamAdmin
-from appliance.keys.software import SoftwareKeys
 from appliance.node.config import NodeConfig
+from appliance.node.keys import open_keys
 from appliance.node.secrets import load_credentials
 
 CONNECT_TIMEOUT_S = 5.0
@@ -51,7 +52,7 @@ async def _audit(environment: Environment, zone: ZoneId) -> list[LogAudit]:
     ledger_file = config.state_dir / "ledger.db"
     if not ledger_file.exists():
         raise UnavailableError(Reason.NOT_READY, f"{ledger_file} is not there; the zone has never run")
-    agent, _ = load_credentials(config.broker.secrets)
+    agent, _ = load_credentials(config.broker.credentials)
     endpoint = config.broker.endpoint
     async with _broker(environment, zone), trio.open_nursery() as nursery:
         wire = NatsWire(endpoint.host, endpoint.port, agent, name="bsfg-audit")
@@ -63,10 +64,21 @@ async def _audit(environment: Environment, zone: ZoneId) -> list[LogAudit]:
         island = NatsIsland(endpoint.host, endpoint.port, agent, name="bsfg-audit-admin")
         with closing(island), closing(SqliteLedger.open(ledger_file)) as ledger:
             logs = JetStreamLogs(config.policy, wire, StreamAdmin(island))
-            keys = SoftwareKeys.load(zone, config.pki_dir)
-            results = await audit_zone(config.policy, logs, ledger, keys)
+            results = await audit_zone(config.policy, logs, ledger, _keys(config))
         nursery.cancel_scope.cancel()
     return results
+
+
+def _keys(config: NodeConfig) -> KeysPort:
+    """Whose signatures are good, as the zone's registry says; no TPM is asked.
+
+    :raises BsfgError: ``bad_certificate``, ``bad_document``: the registry cannot be read.
+    """
+    keys = open_keys(config)
+    keys.standing.registry.refresh()
+    if keys.standing.registry.problem is not None:
+        raise keys.standing.registry.problem
+    return keys.port
 
 
 @asynccontextmanager

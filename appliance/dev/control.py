@@ -2,7 +2,8 @@
 """What is said on the supervisor's control socket: one JSON line asks, one JSON line answers, then it closes.
 
 Requests: ``{"do": "status"}``, ``{"do": "cut", "how": "reset"}``, ``{"do": "heal"}``, ``{"do": "kill", "process":
-"agent"}``, ``{"do": "down"}``. Answers: ``{"ok": {...}}`` or ``{"error": {"reason": "...", "detail": "..."}}``.
+"agent"}``, ``{"do": "power-cut", "processes": ["plant-tpm", "agent"]}``, ``{"do": "down"}``. Answers: ``{"ok": {...}}``
+or ``{"error": {"reason": "...", "detail": "..."}}``.
 """
 
 from __future__ import annotations
@@ -49,11 +50,18 @@ class KillRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class PowerCutRequest:
+    """Kill those of these processes that run now, all at once; the supervisor starts them again."""
+
+    processes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DownRequest:
     """End everything."""
 
 
-Request = StatusRequest | CutRequest | HealRequest | KillRequest | DownRequest
+Request = StatusRequest | CutRequest | HealRequest | KillRequest | PowerCutRequest | DownRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ _WORDS: Final[dict[type[Request], str]] = {
     CutRequest: "cut",
     HealRequest: "heal",
     KillRequest: "kill",
+    PowerCutRequest: "power-cut",
     DownRequest: "down",
 }
 
@@ -122,12 +131,20 @@ def parse_request(line: bytes) -> Request:
         kind = next(kind for kind, name in _WORDS.items() if name == word)
         if kind is CutRequest:
             return CutRequest(Cut(fields["how"]))
+        if kind is PowerCutRequest:
+            return PowerCutRequest(_names(fields["processes"]))
         request = kind(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
         raise RefusedError(Reason.BAD_REQUEST, f"{line[:80]!r}") from error
     if isinstance(request, KillRequest) and not isinstance(request.process, str):
         raise RefusedError(Reason.BAD_REQUEST, "process must be a name")
     return request
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("processes must be names")
+    return tuple(value)
 
 
 def encode_answer(document: dict[str, Any]) -> bytes:

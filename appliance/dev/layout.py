@@ -18,9 +18,40 @@ HOST: Final = "127.0.0.1"
 """Where everything listens: an environment is for this machine alone."""
 
 
-class ProcessName(StrEnum):
-    """The processes of an environment, as ``bsfg dev fault kill`` names them."""
+class KeysChoice(StrEnum):
+    """What holds the boundary keys of an environment."""
 
+    SWTPM = "swtpm"
+    """A software TPM for each zone: the box's own way of doing it, on a TPM that protects nothing."""
+    SOFTWARE = "software"
+    """Files."""
+
+    @property
+    def about(self) -> str:
+        """What that is worth, for people."""
+        return _WORTH[self]
+
+
+_WORTH: Final = {
+    KeysChoice.SWTPM: "swtpm (software TPM: development only)",
+    KeysChoice.SOFTWARE: "software (files: development only)",
+}
+
+
+class StepName(StrEnum):
+    """What is done once when an environment comes up, and then is done."""
+
+    ENTERPRISE_ENROL = "enterprise-enrol"
+    PLANT_ENROL = "plant-enrol"
+
+
+class ProcessName(StrEnum):
+    """The processes of an environment, as ``bsfg dev fault kill`` names them; TPMs and keepers only with swtpm."""
+
+    PLANT_TPM = "plant-tpm"
+    ENTERPRISE_TPM = "enterprise-tpm"
+    PLANT_KEEPER = "plant-keeper"
+    ENTERPRISE_KEEPER = "enterprise-keeper"
     PLANT_NATS = "plant-nats"
     ENTERPRISE_NATS = "enterprise-nats"
     PLANT_CONTROL = "plant-control"
@@ -33,8 +64,20 @@ NODE: Final = {PLANT: ProcessName.AGENT, ENTERPRISE: ProcessName.HUB}
 """The node process of each zone."""
 FACTS_BROKER: Final = {PLANT: ProcessName.PLANT_NATS, ENTERPRISE: ProcessName.ENTERPRISE_NATS}
 CONTROL_BROKER: Final = {PLANT: ProcessName.PLANT_CONTROL, ENTERPRISE: ProcessName.ENTERPRISE_CONTROL}
-ZONE_OF: Final = {process: zone for table in (NODE, FACTS_BROKER, CONTROL_BROKER) for zone, process in table.items()}
+TPM: Final = {PLANT: ProcessName.PLANT_TPM, ENTERPRISE: ProcessName.ENTERPRISE_TPM}
+KEEPER: Final = {PLANT: ProcessName.PLANT_KEEPER, ENTERPRISE: ProcessName.ENTERPRISE_KEEPER}
+ENROL: Final = {PLANT: StepName.PLANT_ENROL, ENTERPRISE: StepName.ENTERPRISE_ENROL}
+ZONE_OF: Final = {
+    process: zone for table in (TPM, KEEPER, FACTS_BROKER, CONTROL_BROKER, NODE) for zone, process in table.items()
+}
 """The zone each process belongs to."""
+
+
+def process_names(keys: KeysChoice) -> tuple[ProcessName, ...]:
+    """The processes of an environment with such keys."""
+    if keys is KeysChoice.SWTPM:
+        return tuple(ProcessName)
+    return tuple(name for name in ProcessName if name not in (*TPM.values(), *KEEPER.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +86,7 @@ class ZoneLayout:
 
     zone: ZoneId
     root: Path
+    run: Path
 
     @property
     def node_config(self) -> Path:
@@ -70,14 +114,27 @@ class ZoneLayout:
         return self.status / f"{NODE[self.zone]}.json"
 
     @property
-    def broker_secrets(self) -> Path:
-        """The node's passwords for nats-facts."""
-        return self.root / "broker-secrets.json"
+    def local(self) -> Path:
+        """The local keys: who may speak to nats-facts and to the intake."""
+        return self.root / "local"
+
+    def user(self, name: str) -> Path:
+        """The credentials file of a user of nats-facts."""
+        return (self.local if name in ("agent", "sys") else self.local / "issued") / f"{name}.creds"
+
+    def token(self, name: str) -> Path:
+        """The file with a producer's token for AppendFact over HTTP."""
+        return self.local / "issued" / f"{name}.token"
 
     @property
-    def producers(self) -> Path:
-        """The digests of the producers' tokens."""
-        return self.root / "producers.json"
+    def control_secrets(self) -> Path:
+        """The hub's password for nats-control: it ends leaf connections of whoever is denied."""
+        return self.root / "control-secrets.json"
+
+    @property
+    def control_authorities(self) -> Path:
+        """The device CAs that the hub's nats-control accepts; the hub writes them."""
+        return self.root / "control" / "authorities.pem"
 
     @property
     def facts_config(self) -> Path:
@@ -98,6 +155,61 @@ class ZoneLayout:
     def control_store(self) -> Path:
         """JetStream's files of nats-control."""
         return self.root / "nats-control"
+
+    @property
+    def tpm(self) -> Path:
+        """The software TPM."""
+        return self.root / "tpm"
+
+    @property
+    def tpm_state(self) -> Path:
+        """The software TPM's state: as secret as every key in it."""
+        return self.tpm / "state"
+
+    @property
+    def boot(self) -> Path:
+        """What the *simulated* boot measures into the software TPM."""
+        return self.root / "boot"
+
+    @property
+    def keeper(self) -> Path:
+        """The keeper's own files."""
+        return self.root / "keeper"
+
+    @property
+    def keeper_config(self) -> Path:
+        """The configuration of the keeper."""
+        return self.root / "keeper.toml"
+
+    @property
+    def keeper_run(self) -> Path:
+        """The keeper's files of one boot."""
+        return self.run / "keeper"
+
+    @property
+    def keeper_socket(self) -> Path:
+        """Where the keeper is asked."""
+        return self.run / "keeper.sock"
+
+    @property
+    def office(self) -> Path:
+        """The hub's enrolment office."""
+        return self.root / "enrolment"
+
+    @property
+    def evidence(self) -> Path:
+        """What the last latch on purpose said of itself; two operators sign a release over it."""
+        return self.root / "evidence.txt"
+
+    @property
+    def keeper_document(self) -> Path:
+        """The keeper's status document."""
+        return self.status / "keeper.json"
+
+    @property
+    def sessions(self) -> Path:
+        """Session keys and certificates, written by the keeper."""
+        return self.run / "session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +232,11 @@ class Layout:
     def ca(self) -> Path:
         """The development CA; no node reads it."""
         return self.root / "ca"
+
+    @property
+    def offline(self) -> Path:
+        """What nobody keeps on a machine that runs: operators' keys, image key, the simulated TPM vendor's key."""
+        return self.root / "offline"
 
     @property
     def run(self) -> Path:
@@ -157,4 +274,4 @@ class Layout:
 
     def zone(self, zone: ZoneId) -> ZoneLayout:
         """The files of a zone."""
-        return ZoneLayout(zone, self.root / zone)
+        return ZoneLayout(zone, self.root / zone, self.run / zone)

@@ -68,6 +68,17 @@ def make_ready(layout: Layout) -> Environment:
     return environment
 
 
+def link_of(environment: Environment) -> SimulatedLink:
+    """The simulated link: all that the plant dials."""
+    ends = (
+        (PortName.LINK_RPC, PortName.HUB_RPC),
+        (PortName.LINK_LEAF, PortName.HUB_LEAF),
+        (PortName.LINK_TRUST, PortName.HUB_TRUST),
+    )
+    ports = environment.ports
+    return SimulatedLink([Tunnel(name, ports[name], ports[target]) for name, target in ends], HOST)
+
+
 async def run_environment(layout: Layout, report: Callable[[Progress], None]) -> None:
     """Bring an environment up and keep it up until SIGTERM, SIGINT or ``bsfg dev down``; needs the lock.
 
@@ -77,19 +88,13 @@ async def run_environment(layout: Layout, report: Callable[[Progress], None]) ->
         _log.warning("ended what an earlier supervisor left behind: %s", ", ".join(ended))
     broker = await trio.to_thread.run_sync(find_broker)
     environment = await trio.to_thread.run_sync(make_ready, layout)
-    ports = environment.ports
-    link = SimulatedLink(
-        [
-            Tunnel(PortName.LINK_RPC, ports[PortName.LINK_RPC], ports[PortName.HUB_RPC]),
-            Tunnel(PortName.LINK_LEAF, ports[PortName.LINK_LEAF], ports[PortName.HUB_LEAF]),
-        ],
-        HOST,
-    )
 
     def remember(running: Identities) -> None:
         _write_down(environment, running)
 
-    supervisor = Supervisor(child_specs(environment, broker), link, layout.socket, remember, report=report)
+    supervisor = Supervisor(
+        child_specs(environment, broker), link_of(environment), layout.socket, remember, report=report
+    )
     failed: BsfgError | None = None
     try:
         async with trio.open_nursery() as nursery:

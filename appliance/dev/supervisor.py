@@ -29,6 +29,7 @@ from appliance.dev.control import (
     HealRequest,
     KillRequest,
     LinkStatus,
+    PowerCutRequest,
     ProcessStatus,
     Request,
     StatusRequest,
@@ -48,6 +49,8 @@ GIVE_UP_AFTER: Final = 3
 """How often a process may end before it is ready while the environment comes up."""
 READY_TIMEOUT: Final = 90.0
 """Seconds until all processes must have been ready."""
+FILES_PATIENCE: Final = 20.0
+"""Seconds to wait for those that lack nothing but a file they follow."""
 _REQUEST_TIMEOUT: Final = 15.0
 _KILL_PATIENCE: Final = 8.0
 """Seconds to wait for a process that is just being started again, before it can be killed."""
@@ -58,7 +61,9 @@ class Step(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    DONE = "done"
     ENDED = "ended"
+    LATER = "later"
     ALL_READY = "all-ready"
 
 
@@ -95,6 +100,7 @@ class Supervisor:
     remember: Callable[[Identities], None]
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     ready_timeout: float = READY_TIMEOUT
+    files_patience: float = FILES_PATIENCE
     report: Callable[[Progress], None] = lambda _: None
     _children: dict[str, Child] = field(init=False)
     _scopes: dict[str, trio.CancelScope] = field(init=False)
@@ -102,6 +108,8 @@ class Supervisor:
     _changed: trio.Event = field(default_factory=trio.Event)
     _down: trio.Event = field(default_factory=trio.Event)
     _up: bool = False
+    _known: Identities | None = None
+    """What was remembered last."""
 
     def __post_init__(self) -> None:
         self._children = {spec.name: Child(spec, self.policy, self._note_change) for spec in self.specs}
@@ -155,7 +163,7 @@ class Supervisor:
         )
         cut = self.link.cut_how
         return SupervisorStatus(
-            all(child.state is ChildState.READY for child in self._children.values()),
+            all(child.good for child in self._children.values()),
             os.getpid(),
             processes,
             LinkStatus(cut.value if cut else "", self.link.connections, self.link.bytes_carried),
@@ -175,14 +183,24 @@ class Supervisor:
                 _log.info("the simulated link is healed")
                 return {}
             case KillRequest(name):
-                if name not in self._children:
-                    raise RefusedError(Reason.BAD_INPUT, f"process {name!r}: {', '.join(self._children)}")
+                self._pid(name)
                 pid = await self._kill(self._children[name])
                 _log.info("%s (pid %d) is killed as asked", name, pid)
                 return {"pid": pid}
+            case PowerCutRequest(names):
+                running = [name for name in names if self._pid(name) is not None]
+                killed = {name: self._children[name].kill() for name in running}
+                _log.info("power cut, as asked: %s", ", ".join(killed))
+                return {"pids": killed}
             case DownRequest():
                 self.down()
                 return {}
+
+    def _pid(self, name: str) -> int | None:
+        """The pid of a process while it runs. :raises RefusedError: ``bad_input``: nobody has that name."""
+        if name not in self._children:
+            raise RefusedError(Reason.BAD_INPUT, f"process {name!r}: {', '.join(self._children)}")
+        return self._children[name].pid
 
     async def _kill(self, child: Child) -> int:
         with trio.move_on_after(_KILL_PATIENCE):
@@ -199,20 +217,38 @@ class Supervisor:
             await self._children[spec.name].run()
 
     async def _come_up(self) -> None:
-        with trio.move_on_after(self.ready_timeout):
-            while late := [child for child in self._children.values() if not child.was_ready.is_set()]:
+        """Wait until each has been ready once; not that long for those that lack nothing but files they follow.
+
+        A box whose boundary key is locked gets no session, and works locally; so does an environment.
+        """
+        began = trio.current_time()
+        with trio.move_on_after(self.ready_timeout) as scope:
+            while late := self._late():
                 if self._down.is_set():
                     return
                 for child in late:
                     if child.starts_failed >= GIVE_UP_AFTER:
                         raise ChildFailedError(child.name, child.last_end, child.spec.log)
+                if not all(child.lacks_files for child in late):
+                    scope.deadline = began + self.ready_timeout
+                elif scope.deadline == began + self.ready_timeout:
+                    scope.deadline = min(scope.deadline, trio.current_time() + self.files_patience)
                 await self._changed.wait()
-            self._up = True
-            self.report(Progress(Step.ALL_READY))
-            _log.info("everything is ready")
-            return
-        late.sort(key=lambda child: child.state is ChildState.WAITING)  # the culprit before those that wait for it
-        raise ChildFailedError(late[0].name, f"is not ready after {self.ready_timeout:g} s", late[0].spec.log)
+        if not all(child.lacks_files for child in late):
+            late.sort(key=lambda child: child.state is ChildState.WAITING)  # the culprit before those that wait for it
+            raise ChildFailedError(late[0].name, f"is not ready after {self.ready_timeout:g} s", late[0].spec.log)
+        for child in late:
+            files = ", ".join(path.name for path in (*child.spec.needs, *child.spec.follows))
+            self.report(Progress(Step.LATER, child.name, f"waits for {files}"))
+            _log.warning("%s waits for %s", child.name, files)
+        while self._known != self._running():  # whoever hears that all is ready may look up what runs
+            await self._changed.wait()
+        self._up = True
+        self.report(Progress(Step.ALL_READY))
+        _log.info("everything is ready")
+
+    def _late(self) -> list[Child]:
+        return [child for child in self._children.values() if not child.was_ready.is_set()]
 
     async def _stop_children(self) -> None:
         """Those that need others first, then the others."""
@@ -245,20 +281,26 @@ class Supervisor:
                 self.report(Progress(Step.STARTING, child.name))
             case ChildState.READY:
                 self.report(Progress(Step.READY, child.name))
+            case ChildState.DONE:
+                self.report(Progress(Step.DONE, child.name))
             case ChildState.ENDED:
                 self.report(Progress(Step.ENDED, child.name, child.last_end))
             case _:
                 pass
 
     async def _keep_remembered(self) -> None:
-        known: Identities | None = None
         while True:
             changed = self._changed
-            running = {name: child.identity for name, child in self._children.items() if child.identity is not None}
-            if running != known:
-                known = running
+            running = self._running()
+            if running != self._known:
                 await trio.to_thread.run_sync(self.remember, running)
-            await changed.wait()
+                self._known = running
+                self._note_change()
+            else:
+                await changed.wait()
+
+    def _running(self) -> Identities:
+        return {name: child.identity for name, child in self._children.items() if child.identity is not None}
 
     # -- the control socket --------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from appliance.boundary.names import Category, ZoneId, store_stream, stream_token
 from appliance.boundary.records import HEADER_ID
+from appliance.factlog.natslogin import NatsOptions
 
 _PAGE: Final = 500
 
@@ -52,9 +53,9 @@ class Comparison:
         return self.own.digest == self.received.digest and not (self.lost or self.doubled or self.altered)
 
 
-async def read_log(url: str, category: Category, origin: ZoneId | None) -> LogContent:
+async def read_log(login: NatsOptions, category: Category, origin: ZoneId | None) -> LogContent:
     """All facts of a category that are in a zone's log: its own, or (with ``origin``) those received from a zone."""
-    client = await nats.connect(url)
+    client = await nats.connect(**login)
     try:
         names = json.loads((await client.request("$JS.API.STREAM.NAMES", b"{}")).data)["streams"] or []
         own = store_stream(category)

@@ -18,6 +18,7 @@ from nats.js.errors import APIError
 
 from appliance.boundary.messages import address_of
 from appliance.boundary.names import Category, FactSubject, ProducerId, ZoneId, identity_of
+from appliance.factlog.natslogin import NatsOptions
 
 PUBLISH_TIMEOUT_S: Final = 3.0
 TRY_AGAIN_S: Final = 0.1
@@ -48,10 +49,10 @@ class Tally:
 class Producer:
     """Publishes facts of one zone, category and addressee until each has been answered."""
 
-    def __init__(self, zone: ZoneId, category: Category, to: str, name: str, url: str) -> None:
+    def __init__(self, zone: ZoneId, category: Category, to: str, name: str, login: NatsOptions) -> None:
         self.tally = Tally()
         self._subject = FactSubject(category, zone, to, ProducerId(name))
-        self._url = url
+        self._login = login
         self._client: Client | None = None
         self._number = 0
         self._run = f"{time.time_ns() // 1_000_000:x}"
@@ -112,7 +113,7 @@ class Producer:
     async def _connected(self) -> Client:
         if self._client is None:
             self._client = await nats.connect(
-                self._url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=1, error_cb=_ignore
+                **self._login, max_reconnect_attempts=-1, reconnect_time_wait=0.1, connect_timeout=1, error_cb=_ignore
             )
         return self._client
 

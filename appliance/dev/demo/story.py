@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import trio
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.modes import Mode
 from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.reasons import Reason
+from appliance.dev.boxes import hub_authority
 from appliance.dev.control import CutRequest, HealRequest, KillRequest, Request
+from appliance.dev.demo.boxes import LatchAct, Sightings, ZoneKeys
 from appliance.dev.demo.compare import Comparison, compare, read_log
+from appliance.dev.demo.impostor import IMPOSTORS, Attempt, impersonate
 from appliance.dev.demo.producer import Outgoing, Producer
 from appliance.dev.demo.readings import Machine
 from appliance.dev.environment import Environment
+from appliance.dev.latching import latch, reboot, release
 from appliance.dev.layout import ENTERPRISE, PLANT, ZONES, ProcessName
 from appliance.dev.lifecycle import query
 from appliance.factlog.audit import LogAudit
@@ -31,14 +37,25 @@ READ_EVERY_S: Final = 0.1
 ORDER_EVERY_S: Final = 0.2
 CUT_S: Final = 6.0
 CALM_S: Final = 4.0
+LATCHED_S: Final = 2.0
 BURST_FACTS: Final = 6000
 BURST_PAGE: Final = 100
 KILL_EVERY_S: Final = 1.5
-KILLED: Final = (ProcessName.AGENT, ProcessName.HUB, ProcessName.PLANT_NATS, ProcessName.ENTERPRISE_NATS)
+KILLED: Final = (
+    ProcessName.AGENT,
+    ProcessName.HUB,
+    ProcessName.PLANT_KEEPER,
+    ProcessName.PLANT_NATS,
+    ProcessName.PLANT_TPM,
+    ProcessName.ENTERPRISE_NATS,
+)
+SESSION_S: Final = 20
+"""Seconds that a session certificate is good for in the demo: short, so that some are renewed and one ends."""
 DUPLICATES: Final = 300
 QUIET_TIMEOUT_S: Final = 60.0
 
 Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +108,9 @@ class Report:
     conflict: str
     catch_up_s: float
     seconds: float
-    keys: str
+    keys: tuple[ZoneKeys, ...]
+    impostors: tuple[Attempt, ...]
+    latched: LatchAct
     broker: str
     audits: tuple[ZoneAudit, ...] = ()
 
@@ -103,6 +122,10 @@ class Report:
             and self.conflict.startswith(Reason.CONFLICTING_DUPLICATE)
             and {mode for _, mode in self.modes} >= {Mode.NORMAL, Mode.AUTONOMOUS}
             and {audit.zone for audit in self.audits if audit.intact} == set(ZONES)
+            and {keys.zone for keys in self.keys if keys.proven} == set(ZONES)
+            and len(self.impostors) == IMPOSTORS
+            and all(attempt.reason for attempt in self.impostors)
+            and self.latched.held
         )
 
 
@@ -122,19 +145,25 @@ class Story:
     _orders: Producer = field(init=False)
     _sent: list[Outgoing] = field(default_factory=list)
     _machine: Machine = field(default_factory=Machine)
+    _sightings: Sightings = field(init=False)
+    _impostors: tuple[Attempt, ...] = ()
+    _latched: LatchAct = field(default_factory=LatchAct)
 
     def __post_init__(self) -> None:
-        url = self.environment.facts_url
-        self._sensors = Producer(PLANT, TELEMETRY, ENTERPRISE, "sensors", url(PLANT, "sensors"))
-        self._orders = Producer(ENTERPRISE, OPERATIONAL, PLANT, "orders", url(ENTERPRISE, "orders"))
+        self._sightings = Sightings(self.environment)
+        login = self.environment.facts_login
+        self._sensors = Producer(PLANT, TELEMETRY, ENTERPRISE, "sensors", login(PLANT, "sensors"))
+        self._orders = Producer(ENTERPRISE, OPERATIONAL, PLANT, "orders", login(ENTERPRISE, "orders"))
 
     async def run(self) -> Report:
         """Play all acts. :raises UnavailableError: the zones did not come to rest in time."""
-        async with _background(self._watch_modes()):
+        await self._until(_together)  # the boxes are enrolled; now they meet
+        self.started = time.monotonic()
+        async with _background(self._watch_modes(), self._watch_keys()):
             async with asyncio.TaskGroup() as producers:
                 producers.create_task(self._read_machine())
                 producers.create_task(self._place_orders())
-                for act in (self._calm, self._cut, self._heal, self._repeat, self._kill):
+                for act in (self._calm, self._cut, self._heal, self._repeat, self._kill, self._refuse, self._latch):
                     await act()
                 self._ended = True  # each producer still gets the answer it waits for
             await self._come_to_rest()
@@ -180,7 +209,7 @@ class Story:
         healed = time.monotonic()
         await self._control(HealRequest())
         self._say("link healed: the backlog is drained")
-        await self._until(lambda status: status.mode == Mode.NORMAL and _lag(status) == 0)
+        await self._until(lambda status: _together(status) and _lag(status) == 0)
         self._catch_up_s = time.monotonic() - healed
         self._say(f"caught up {self._catch_up_s:.1f} s after the link came back")
 
@@ -199,7 +228,7 @@ class Story:
         self._say(f"one id sent with other content: refused {self._conflict.partition(':')[0] or 'NOT'}")
 
     async def _kill(self) -> None:
-        self._say(f"{BURST_FACTS} more readings, and kill -9 of every process while they cross")
+        self._say(f"{BURST_FACTS} more readings, and kill -9 of one process after the other while they cross")
         async with _background(self._burst(pause_s=KILL_EVERY_S * len(KILLED) * BURST_PAGE / BURST_FACTS)) as (burst,):
             for process in KILLED:
                 await asyncio.sleep(KILL_EVERY_S)
@@ -207,6 +236,38 @@ class Story:
                 self._kills += 1
                 self._say(f"killed {process}; the supervisor starts it again")
             await burst
+
+    async def _refuse(self) -> None:
+        self._say(f"two impostors dial the hub as {PLANT}: every name is right, and the keys are not")
+        authority = hub_authority(self.environment)
+        self._impostors = tuple(await asyncio.to_thread(impersonate, self.environment, authority))
+        for attempt in self._impostors:
+            self._say(f"{attempt.who}: {attempt.verdict}")
+
+    async def _latch(self) -> None:
+        await self._until(_together)
+        counter = await self._keeper(latch)
+        began, before = time.monotonic(), len(self._sensors.tally.acknowledged)
+        self._say(f"{PLANT} is latched: its TPM counts {counter} and refuses the boundary key; no session is renewed")
+        await self._until(lambda status: status.mode == Mode.AUTONOMOUS)
+        silent_s = time.monotonic() - began
+        self._say(f"the last connection ended with its certificate, {silent_s:.1f} s after the latch")
+        await asyncio.sleep(LATCHED_S)
+        stored = len(self._sensors.tally.acknowledged) - before
+        self._say(f"while latched: {stored} readings were stored in {PLANT}, and none could leave it")
+        began = time.monotonic()
+        status = await self._keeper(release)
+        self._say(f"two operators signed a release for counter {status.counter}; the TPM took it")
+        await asyncio.to_thread(reboot, self.environment, PLANT)
+        self._say(
+            f"{PLANT} is booted anew (simulated: all its processes are killed), so that the hub sees a boot since"
+        )
+        await self._until(lambda status: _together(status) and _lag(status) == 0)
+        self._latched = LatchAct(counter, silent_s, stored, time.monotonic() - began)
+        self._say(f"everything crosses again {self._latched.back_s:.1f} s after the release")
+
+    async def _keeper(self, ask: Callable[[Environment, ZoneId], Awaitable[T]]) -> T:
+        return await asyncio.to_thread(trio.run, ask, self.environment, PLANT)
 
     async def _burst(self, *, pause_s: float) -> None:
         for start in range(0, BURST_FACTS, BURST_PAGE):
@@ -226,15 +287,15 @@ class Story:
     # -- looking -------------------------------------------------------------------------------------------------------
 
     async def _compare(self) -> Report:
-        url = self.environment.facts_url
+        login = self.environment.facts_login
         status = self._status()
         directions = []
         for producer, origin, target, category in (
             (self._sensors, PLANT, ENTERPRISE, TELEMETRY),
             (self._orders, ENTERPRISE, PLANT, OPERATIONAL),
         ):
-            own = await read_log(url(origin, "reader"), category, None)
-            received = await read_log(url(target, "reader"), category, origin)
+            own = await read_log(login(origin, "reader"), category, None)
+            received = await read_log(login(target, "reader"), category, origin)
             tally = producer.tally
             name = f"{origin} -> {target} {category}"
             lag = sum(c.lag for c in status.crossings if c.category == category)
@@ -256,7 +317,9 @@ class Story:
             self._conflict,
             self._catch_up_s,
             time.monotonic() - self.started,
-            status.keys,
+            self._sightings.zones(),
+            self._impostors,
+            self._latched,
             status.broker.version,
         )
 
@@ -271,6 +334,11 @@ class Story:
                     self.modes.append((time.monotonic() - self.started, mode))
                     self._say(f"mode of {PLANT}: {mode}")
             await asyncio.sleep(0.1)
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.to_thread(self._sightings.look)
+            await asyncio.sleep(0.5)
 
     async def _until(self, reached: Callable[[StatusDocument], bool]) -> None:
         deadline = time.monotonic() + QUIET_TIMEOUT_S
@@ -290,6 +358,12 @@ class Story:
 
     def _say(self, text: str) -> None:
         self.tell(f"{time.monotonic() - self.started:5.1f} s  {text}")
+
+
+def _together(status: StatusDocument) -> bool:
+    """Whether the zones reach each other in every category and direction."""
+    reached = [crossing.reachable for crossing in status.crossings]
+    return status.mode == Mode.NORMAL and bool(reached) and all(reached)
 
 
 def _lag(status: StatusDocument) -> int:
