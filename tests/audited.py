@@ -31,8 +31,9 @@ from appliance.dev.environment import FACTS_PORT, Environment, port_is_free
 from appliance.dev.layout import ENTERPRISE, HOST, PLANT
 from appliance.dev.provision import provision
 from appliance.factlog.jetstream import JetStreamLog
+from appliance.factlog.natslogin import CredentialsFile
 from appliance.factlog.natsproto import header_block, publish
-from appliance.factlog.natswire import Credentials, NatsWire
+from appliance.factlog.natswire import NatsWire
 from appliance.factlog.streams import StreamAdmin
 from appliance.node.zone import ZoneRuntime
 from tests.produced import payload, subject
@@ -66,8 +67,12 @@ async def cross(origin: ZoneRuntime, reader: ZoneRuntime, category: Category) ->
     names = (origin.config.zone, reader.config.zone)
     crossing = Crossing("test", category, *names, origin.source, reader.sink, wait_ms=0)
     with trio.fail_after(20):
-        while crossing.status.confirmed < origin.stores[category].end.offset - 1:
-            await crossing.step()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crossing.run)
+            while crossing.status.confirmed < origin.stores[category].end.offset - 1:  # noqa: ASYNC110 - it moves
+                await trio.sleep(0.01)
+            await trio.sleep(0.2)  # the countersignature goes back with a probe
+            nursery.cancel_scope.cancel()
 
 
 async def make_zones(folder: Path) -> Environment:
@@ -204,7 +209,7 @@ def break_in(environment: Environment, work: Callable[[Access], Awaitable[None]]
 
     async def inside() -> None:
         listen = Local(HOST, environment.ports[FACTS_PORT[zone]])
-        agent = Credentials(AGENT_USER, environment.credentials[zone].facts_users[AGENT_USER])
+        agent = CredentialsFile(environment.layout.zone(zone).user(AGENT_USER))
         async with running_broker(environment, zone), wire_to(listen, agent) as wire:
             with island_to(listen, agent) as island:
                 await work(Access(wire, StreamAdmin(island)))

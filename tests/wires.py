@@ -15,25 +15,25 @@ import trio
 from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.policy import CategoryPolicy, ZonePolicy
 from appliance.brokers.config import AGENT_USER, Limits, Local
-from appliance.brokers.facts import FactsBroker
 from appliance.brokers.process import BrokerProcess
 from appliance.factlog.island import NatsIsland
 from appliance.factlog.jetstream import JetStreamLogs
+from appliance.factlog.natslogin import Credentials, Login
 from appliance.factlog.natsproto import Delivery, publish
-from appliance.factlog.natswire import Credentials, NatsWire
+from appliance.factlog.natswire import NatsWire
 from appliance.factlog.streams import StreamAdmin
-from tests.brokers import LIMITS, SECRETS, local, process
+from tests.brokers import LIMITS, process
+from tests.doors import Door, door
 
 PLANT = ZoneId("plant-a")
-AGENT = Credentials(AGENT_USER, SECRETS.owner)
+NOBODY = Credentials("nobody", "no-password")
 
 
 @asynccontextmanager
-async def facts_broker(folder: Path, limits: Limits = LIMITS) -> AsyncIterator[tuple[BrokerProcess, Local]]:
+async def facts_broker(folder: Path, limits: Limits = LIMITS) -> AsyncIterator[tuple[BrokerProcess, Door]]:
     """A running nats-facts without local users, ended whatever happens."""
-    listen = local()
-    text = FactsBroker(PLANT, listen, folder / "store", SECRETS, limits).render()
-    broker = process(folder, "facts", text, listen)
+    listen = door(folder, limits=limits)
+    broker = process(folder, "facts", listen.text(), listen.listen)
     await broker.start()
     try:
         yield broker, listen
@@ -43,28 +43,32 @@ async def facts_broker(folder: Path, limits: Limits = LIMITS) -> AsyncIterator[t
 
 
 @asynccontextmanager
-async def wire_to(listen: Local, credentials: Credentials = AGENT) -> AsyncIterator[NatsWire]:
+async def wire_to(listen: Door | Local, login: Login | None = None) -> AsyncIterator[NatsWire]:
     """A connected wire that is kept up meanwhile."""
-    async with running_wire(listen, credentials) as wire:
+    async with running_wire(listen, login) as wire:
         with trio.fail_after(10):
             await wire.wait_connected()
         yield wire
 
 
 @asynccontextmanager
-async def running_wire(listen: Local, credentials: Credentials = AGENT) -> AsyncIterator[NatsWire]:
-    """A wire that tries to connect."""
+async def running_wire(listen: Door | Local, login: Login | None = None) -> AsyncIterator[NatsWire]:
+    """A wire that tries to connect, as the agent if not said otherwise."""
+    if login is None and isinstance(listen, Door):
+        login = listen.login(AGENT_USER)
     async with trio.open_nursery() as nursery:
-        wire = NatsWire(listen.host, listen.port, credentials, name="test")
+        wire = NatsWire(listen.host, listen.port, login or NOBODY, name="test")
         nursery.start_soon(wire.run)
         yield wire
         nursery.cancel_scope.cancel()
 
 
 @contextmanager
-def island_to(listen: Local, credentials: Credentials = AGENT) -> Iterator[NatsIsland]:
+def island_to(listen: Door | Local, login: Login | None = None) -> Iterator[NatsIsland]:
     """An island, ended afterwards."""
-    island = NatsIsland(listen.host, listen.port, credentials, name="test")
+    if login is None and isinstance(listen, Door):
+        login = listen.login(AGENT_USER)
+    island = NatsIsland(listen.host, listen.port, login or NOBODY, name="test")
     try:
         yield island
     finally:
@@ -97,7 +101,7 @@ class Log:
     """The logs of PLANT on a real broker, and what they stand on."""
 
     broker: BrokerProcess
-    listen: Local
+    listen: Door
     wire: NatsWire
     admin: StreamAdmin
     logs: JetStreamLogs

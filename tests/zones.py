@@ -17,7 +17,7 @@ from appliance.boundary.policy import CategoryPolicy
 from appliance.brokers.config import Local
 from appliance.brokers.process import BrokerProcess
 from appliance.dev.environment import FACTS_PORT, Environment
-from appliance.dev.layout import HOST, PLANT, Layout
+from appliance.dev.layout import HOST, PLANT, KeysChoice, Layout
 from appliance.dev.provision import provision
 from appliance.node.config import NodeConfig
 from appliance.node.status import CrossingReport, PeerStatus, Problem
@@ -30,7 +30,7 @@ CATEGORIES = {AUDIT: CategoryPolicy(max_bytes=64 * 1024**2), TELEMETRY: Category
 
 def two_zones(folder: Path, categories: Mapping[Category, CategoryPolicy] = CATEGORIES) -> Environment:
     """The files of two zones; nothing runs."""
-    environment = replace(Environment.generate(Layout.at(folder / "zones")), categories=categories)
+    environment = replace(Environment.generate(Layout.at(folder / "zones"), KeysChoice.SOFTWARE), categories=categories)
     provision(environment)
     return environment
 

@@ -21,7 +21,7 @@ from tests.bench.intake import PRODUCERS
 from tests.bench.latency import RATE
 from tests.bench.run import Plan, Run, say
 
-BENCHMARKS = ("catchup", "intake", "latency")
+BENCHMARKS = ("catchup", "intake", "latency", "sessions", "keys")
 DESCRIPTION = f"""\
 Every benchmark runs the product beside its alternatives, interleaved round by round on the same machine, and prints
 ratios with their spread. All brokers write to disk before they acknowledge (sync_interval: always); links are loopback
@@ -35,6 +35,11 @@ intake    Durable facts a second of {", ".join(map(str, PRODUCERS))} stock nats-
           published directly to an equal stream of the same broker.
 latency   From publishing in one zone to delivery to a consumer in the other, at {RATE} facts a second: push, pull,
           and native mirroring.
+sessions  What keys in a TPM cost: sessions issued a second, the time of a renewal, latch and release; TLS handshakes
+          with sessions of a TPM and of a software key. On a real software TPM, bare and with every command made slower
+          by a relay (simulated).
+keys      Catching up in pages with software keys, with keys in a TPM behind a keeper, and with that TPM made slower:
+          what TPM keys cost the transfer.
 """
 EPILOG = "exit code: 0 all figures are there, 1 a trial failed or the time was over, 2 wrong usage"
 
@@ -55,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--facts", type=int, help="facts that cross in pages (default 100000, with --quick 20000; at least 5000)"
     )
     parser.add_argument("--quick", action="store_true", help="one small round of everything: a look, no measurement")
-    parser.add_argument("--limit", type=float, help="seconds after which the run ends (default 480, with --quick 90)")
+    parser.add_argument("--limit", type=float, help="seconds after which the run ends (default 900, with --quick 240)")
     parser.add_argument("--output", choices=("table", "json"), default="table", help="json: also write all raw figures")
     parser.add_argument(
         "--file", type=Path, default=Path("build/bench.json"), help="where to (default build/bench.json)"
@@ -91,7 +96,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
         size=Size(facts, singles=max(500, facts // 50), native=max(3000, facts // 5), window_s=4 if quick else 10),
         intake_s=1.0 if quick else 3.0,
         latency_s=2.0 if quick else 5.0,
-        limit_s=options.limit or (90.0 if quick else 480.0),
+        sessions_s=0.5 if quick else 2.0,
+        keyed_facts=max(5000, facts // 2),
+        limit_s=options.limit or (240.0 if quick else 900.0),
     )
 
 

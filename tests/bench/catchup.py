@@ -75,9 +75,16 @@ class Crossed:
 class CatchUp:
     """The trials, in a folder. :meth:`prepare` first; then :meth:`run` any of :attr:`ways`."""
 
-    def __init__(self, root: Path, binary: BrokerBinary, size: Size, factory: Callable[[ZoneId, ZoneId], FactFactory]):
+    def __init__(
+        self,
+        root: Path,
+        binary: BrokerBinary,
+        size: Size,
+        factory: Callable[[ZoneId, ZoneId], FactFactory],
+        zones: Zones | None = None,
+    ) -> None:
         self._root, self._size = root, size
-        self._zones = Zones(root / "zones", binary)
+        self._zones = zones or Zones(root / "zones", binary)
         self._native = NativePair(root / "native", binary)
         most = max(size.facts, size.singles, size.native)
         self._stocks = {
@@ -130,7 +137,7 @@ class CatchUp:
         for zone in (PLANT, ENTERPRISE):
             await zones.start_broker(zone)
         await zones.start_node(ENTERPRISE, HUB)
-        async with connected(HOST, zones.port(target), zones.password(target, "agent")) as wire:
+        async with connected(HOST, zones.port(target), zones.login(target, "agent")) as wire:
             await zones.start_node(PLANT, agent, wait=False)
             prefix = f"{store_stream(CATEGORY)}_FROM_"
             stream = await _appeared(lambda: stream_like(wire, prefix))
@@ -141,7 +148,7 @@ class CatchUp:
         native.put_back(self._root / "filled-native")
         for zone in (ENTERPRISE, PLANT):
             await native.start(zone)
-        async with connected(HOST, native.ports[ENTERPRISE], native.agent_password) as wire:
+        async with connected(HOST, native.ports[ENTERPRISE], native.login) as wire:
             await native.linked(wire)
             await native.mirror(wire)
             return await self._observe(

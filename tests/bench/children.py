@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,15 @@ def python_command(module: str, *arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def listens(host: str, port: int) -> bool:
+    """Whether somebody takes connections there."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 class Child:
     """A process of ours, with its output in a log."""
 
@@ -40,7 +50,7 @@ class Child:
         self._log = log
 
     @classmethod
-    async def start(cls, command: Sequence[str | Path], log: Path) -> Child:
+    async def start(cls, command: Sequence[str | Path], log: Path, cwd: Path | None = None) -> Child:
         """Start it; it does not hear Ctrl-C, since whoever started it ends it."""
         with log.open("wb") as output:
             process = await trio.lowlevel.open_process(
@@ -49,6 +59,7 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=python_environment(),
+                cwd=cwd,
                 start_new_session=True,
             )
         return cls(process, log)

@@ -97,8 +97,7 @@ class IntakeBench:
         return {
             "host": HOST,
             "port": self._zones.port(PLANT),
-            "user": user,
-            "password": self._zones.password(PLANT, user),
+            "login": self._zones.login(PLANT, user),
             "inbox": "_BENCH" if direct else "_INBOX",
             "prefix": "direct." if direct else "",
             "producers": producers,
@@ -111,7 +110,7 @@ class IntakeBench:
 
     def _wire(self) -> AbstractAsyncContextManager[NatsWire]:
         zones = self._zones
-        return connected(HOST, zones.port(PLANT), zones.password(PLANT, "agent"))
+        return connected(HOST, zones.port(PLANT), zones.login(PLANT, "agent"))
 
 
 async def _messages(wire: NatsWire, stream: str) -> int:

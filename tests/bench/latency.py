@@ -67,7 +67,7 @@ class LatencyBench:
             await self._native.start(zone)
         async with AsyncExitStack() as stack:
             plant, hub = [
-                await stack.enter_async_context(connected(HOST, port, self._native.agent_password))
+                await stack.enter_async_context(connected(HOST, port, self._native.login))
                 for port in (self._native.ports[PLANT], self._native.ports[ENTERPRISE])
             ]
             await create_stream(plant)
@@ -104,13 +104,11 @@ class LatencyBench:
 
     def _end(self, zone: ZoneId) -> dict[str, Any]:
         zones = self._zones
-        password = zones.password(zone, PRODUCER)
-        return {"host": HOST, "port": zones.port(zone), "user": PRODUCER, "password": password, "inbox": "_INBOX"}
+        return {"host": HOST, "port": zones.port(zone), "login": zones.login(zone, PRODUCER), "inbox": "_INBOX"}
 
     def _mirroring(self) -> dict[str, Any]:
-        password = self._native.agent_password
         ends = {
-            zone: {"host": HOST, "port": port, "user": "agent", "password": password, "inbox": "_BENCH"}
+            zone: {"host": HOST, "port": port, "login": self._native.login, "inbox": "_BENCH"}
             for zone, port in self._native.ports.items()
         }
         return {

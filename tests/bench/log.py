@@ -6,14 +6,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import trio
 
+from appliance.factlog.natslogin import Credentials, CredentialsFile, Login
 from appliance.factlog.natsproto import publish
-from appliance.factlog.natswire import Credentials, NatsWire
+from appliance.factlog.natswire import NatsWire
 from tests.bench.facts import add_to_digest
 from tests.bench.failure import BenchError
 
@@ -22,10 +24,15 @@ _BATCH: Final = 2000
 _CONNECT_S: Final = 10.0
 
 
+def login(how: Mapping[str, str]) -> Login:
+    """How to come in, from a job: ``user`` and ``password``, or ``credentials``, a file."""
+    return CredentialsFile(Path(how["credentials"])) if "credentials" in how else Credentials(**how)
+
+
 @asynccontextmanager
-async def connected(host: str, port: int, password: str) -> AsyncIterator[NatsWire]:
+async def connected(host: str, port: int, how: Mapping[str, str]) -> AsyncIterator[NatsWire]:
     """A connection to a broker as the user that may do everything with its streams."""
-    wire = NatsWire(host, port, Credentials("agent", password), name="bench")
+    wire = NatsWire(host, port, login(how), name="bench")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wire.run)
         with trio.fail_after(_CONNECT_S):

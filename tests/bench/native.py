@@ -47,6 +47,7 @@ class NativePair:
         self._root = root
         self._binary = binary
         self.agent_password = secrets.token_urlsafe(24)
+        self.login = {"user": "agent", "password": self.agent_password}
         leaf, hub, self._leaf_listener = list(choose_ports().values())[:3]
         self.ports = {PLANT: leaf, ENTERPRISE: hub}
         root.mkdir()
@@ -80,7 +81,7 @@ class NativePair:
 
     async def fill(self, stock: Stock) -> None:
         """Put facts into the plant's stream, durably; not measured. The plant's server must run."""
-        async with connected(HOST, self.ports[PLANT], self.agent_password) as wire:
+        async with connected(HOST, self.ports[PLANT], self.login) as wire:
             await create_stream(wire)
             for begin in range(0, len(stock), _BATCH):
                 subjects, payloads = stock.subjects[begin : begin + _BATCH], stock.payloads[begin : begin + _BATCH]

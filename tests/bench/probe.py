@@ -22,7 +22,9 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from appliance.boundary.names import ZoneId
+from appliance.factlog.natslogin import client_options
 from tests.bench.facts import CATEGORY, FactFactory
+from tests.bench.log import login
 
 _PATIENCE_S: Final = 10.0
 
@@ -33,16 +35,14 @@ class End:
 
     host: str
     port: int
-    user: str
-    password: str
+    login: dict[str, str]
     inbox: str
 
     async def connect(self) -> Client:
         """A connection."""
         return await nats.connect(
             f"nats://{self.host}:{self.port}",
-            user=self.user,
-            password=self.password,
+            **client_options(login(self.login)),
             inbox_prefix=self.inbox.encode(),
             allow_reconnect=False,
         )

@@ -19,7 +19,9 @@ import nats
 from nats.aio.client import Client
 
 from appliance.boundary.names import ZoneId
+from appliance.factlog.natslogin import client_options
 from tests.bench.facts import FactFactory
+from tests.bench.log import login
 
 _ACK_S: Final = 10.0
 _SOCKETS: Final = 16
@@ -32,8 +34,7 @@ class Job:
 
     host: str
     port: int
-    user: str
-    password: str
+    login: dict[str, str]
     inbox: str
     prefix: str
     producers: int
@@ -90,8 +91,7 @@ async def run(job: Job) -> Tally:
 async def _client(job: Job) -> Client:
     return await nats.connect(
         f"nats://{job.host}:{job.port}",
-        user=job.user,
-        password=job.password,
+        **client_options(login(job.login)),
         inbox_prefix=job.inbox.encode(),
         allow_reconnect=False,
     )

@@ -17,13 +17,16 @@ import trio
 from appliance.boundary.errors import BsfgError
 from appliance.boundary.names import ZoneId
 from appliance.brokers.binary import BrokerBinary
-from tests.bench import report
+from tests.bench import keys_report, report
 from tests.bench.catchup import CatchUp, Crossed, Size
 from tests.bench.facts import SIZE, FactFactory
 from tests.bench.failure import BenchError
 from tests.bench.intake import AGENT_WAY, DIRECT_WAY, PRODUCERS, IntakeBench, TakenIn
+from tests.bench.keyed import KeyedCrossing, KeysEffect
 from tests.bench.latency import RATE, Delays, LatencyBench
 from tests.bench.machine import Machine
+from tests.bench.sessions import Handshakes, Issued, SessionBench
+from tests.bench.zones import SESSION_S
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -38,6 +41,8 @@ class Plan:
     size: Size
     intake_s: float
     latency_s: float
+    sessions_s: float
+    keyed_facts: int
     limit_s: float
 
 
@@ -49,6 +54,9 @@ class Results:
     catchup: list[dict[str, Crossed | None]] = field(default_factory=list)
     intake: list[dict[tuple[str, int], TakenIn | None]] = field(default_factory=list)
     latency: list[dict[str, Delays | None]] = field(default_factory=list)
+    issued: list[dict[str, Issued | None]] = field(default_factory=list)
+    handshakes: list[dict[str, Handshakes | None]] = field(default_factory=list)
+    keyed: list[dict[tuple[str, str], KeyedCrossing | None]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
@@ -58,15 +66,23 @@ class Results:
             "catchup": [[_raw(trial) for trial in found.values()] for found in self.catchup],
             "intake": [[_raw(trial) for trial in found.values()] for found in self.intake],
             "latency": [[_raw(trial) for trial in found.values()] for found in self.latency],
+            "sessions": [[_raw(trial) for trial in found.values()] for found in self.issued],
+            "handshakes": [[_raw(trial) for trial in found.values()] for found in self.handshakes],
+            "keys": [[_raw(trial) for trial in found.values()] for found in self.keyed],
             "failures": self.failures,
         }
 
 
-def _raw(trial: Crossed | TakenIn | Delays | None) -> dict[str, Any] | None:
-    if trial is None:
-        return None
-    rate = {} if isinstance(trial, Delays) else {"facts_per_s": trial.rate}
-    return asdict(trial) | rate
+def _raw(trial: Crossed | TakenIn | Delays | Issued | Handshakes | KeyedCrossing | None) -> dict[str, Any] | None:
+    match trial:
+        case None:
+            return None
+        case Delays():
+            return asdict(trial)
+        case Crossed() | TakenIn() | KeyedCrossing():
+            return asdict(trial) | {"facts_per_s": trial.rate}
+        case _:
+            return asdict(trial) | {"per_s": trial.rate}
 
 
 def say(text: str) -> None:
@@ -82,7 +98,13 @@ class Run:
         self._plan, self._root, self._binary = plan, root, binary
         self._run = secrets.token_hex(4)
         self._produced_at = int(time.time() * 1000)
-        self._benchmarks = {"catchup": self._catchup, "intake": self._intake, "latency": self._latency}
+        self._benchmarks = {
+            "catchup": self._catchup,
+            "intake": self._intake,
+            "latency": self._latency,
+            "sessions": self._sessions,
+            "keys": self._keys,
+        }
 
     async def all(self) -> None:
         """Run what was chosen, within the limit; what is not done then is a failure."""
@@ -144,6 +166,35 @@ class Run:
         finally:
             await bench.stop()
         say(report.latency_summary(self.results.latency))
+
+    async def _sessions(self) -> None:
+        say(f"\n== sessions: keys in a software TPM, at will behind a slow bus, for {self._plan.sessions_s:g} s\n")
+        bench = SessionBench(self._root, self._plan.sessions_s)
+        try:
+            commands = await bench.start()
+            say(f"(a session takes {commands:.0f} TPM commands on a box that was never in quarantine)\n")
+            await self._rounds(bench.issuing, self.results.issued, keys_report.issued_round)
+            for number in range(self._plan.rounds):
+                shaken: dict[str, Handshakes | None] = dict(await self._try(bench.handshakes) or {})
+                self.results.handshakes.append(shaken)
+                say(f"round {number + 1} of {self._plan.rounds}\n{keys_report.handshakes_round(shaken)}\n")
+        finally:
+            await bench.stop()
+        say(keys_report.sessions_summary(self.results.issued, self.results.handshakes))
+
+    async def _keys(self) -> None:
+        facts = self._plan.keyed_facts
+        say(
+            f"\n== keys: catching up in pages, {facts:,} facts of {SIZE} bytes; software keys beside keepers, sessions"
+            f" of {SESSION_S} s\n"
+        )
+        bench = KeysEffect(self._root, self._binary, facts, self._factory)
+        try:
+            await bench.prepare()
+            await self._rounds(bench.ways, self.results.keyed, keys_report.keyed_round)
+        finally:
+            await bench.stop()
+        say(keys_report.keyed_summary(self.results.keyed))
 
     async def _rounds(
         self,

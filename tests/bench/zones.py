@@ -23,7 +23,7 @@ from appliance.brokers.binary import BrokerBinary
 from appliance.brokers.config import Local
 from appliance.brokers.process import BrokerProcess
 from appliance.dev.environment import FACTS_PORT, Environment, PortName
-from appliance.dev.layout import ENTERPRISE, HOST, NODE, PLANT, Layout, ZoneLayout
+from appliance.dev.layout import ENTERPRISE, HOST, NODE, PLANT, KeysChoice, Layout, ZoneLayout
 from appliance.dev.provision import provision
 from appliance.node.config import NodeConfig
 from appliance.node.status import StatusDocument
@@ -34,6 +34,9 @@ from tests.bench.failure import BenchError
 
 AGENT: Final = "appliance.agent"
 HUB: Final = "appliance.hub"
+SESSION_S: Final = 30
+"""How long the sessions of a keeper are good for here: so short that some are renewed while a trial runs."""
+_DIRECT: Final = {PortName.LINK_RPC: PortName.HUB_RPC, PortName.LINK_TRUST: PortName.HUB_TRUST}
 _READY_S: Final = 20.0
 _FILL_S: Final = 120.0
 _UNIT: Final = 1000
@@ -43,12 +46,11 @@ _UNIT: Final = 1000
 class Zones:
     """Plant and enterprise. The agent dials the hub directly; there is no simulated link between them."""
 
-    def __init__(self, root: Path, binary: BrokerBinary) -> None:
-        chosen = Environment.generate(Layout.at(root))
+    def __init__(self, root: Path, binary: BrokerBinary, keys: KeysChoice = KeysChoice.SOFTWARE) -> None:
+        chosen = Environment.generate(Layout.at(root), keys, SESSION_S)
+        direct = {link: chosen.ports[hub] for link, hub in _DIRECT.items()}
         self.environment: Environment = replace(
-            chosen,
-            ports={**chosen.ports, PortName.LINK_RPC: chosen.ports[PortName.HUB_RPC]},
-            categories={CATEGORY: CategoryPolicy()},
+            chosen, ports={**chosen.ports, **direct}, categories={CATEGORY: CategoryPolicy()}
         )
         provision(self.environment)
         self._binary = binary
@@ -63,9 +65,9 @@ class Zones:
         """The port of a zone's nats-facts."""
         return self.environment.ports[FACTS_PORT[zone]]
 
-    def password(self, zone: ZoneId, user: str) -> str:
-        """The password of a user of a zone's nats-facts."""
-        return self.environment.credentials[zone].facts_users[user]
+    def login(self, zone: ZoneId, user: str) -> dict[str, str]:
+        """How a user comes into a zone's nats-facts."""
+        return {"credentials": str(self.files(zone).user(user))}
 
     def pids(self, source: ZoneId) -> dict[str, int]:
         """What runs, named by the part it has when facts cross from ``source``."""

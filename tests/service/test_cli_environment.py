@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole thing from the command line: two real zones, facts appended and read, faults, and nothing left behind."""
+"""The whole thing from the command line: two real zones on software TPMs, facts, faults, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from typing import Any
 import nats
 import pytest
 
-from appliance.dev.layout import Layout, ProcessName
+from appliance.dev.boxes import enrolled_record
+from appliance.dev.environment import Environment
+from appliance.dev.layout import PLANT, ZONES, Layout, ProcessName
 from appliance.dev.pids import ProcessIdentity, wait_until_gone
 from appliance.dev.running import remembered
+from tests.processes import run, running
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BSFG = [sys.executable, "-m", "appliance.cli"]
@@ -28,7 +31,7 @@ LONG = 120
 def bsfg(*arguments: str | Path, stdin: str = "", expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would."""
     command = [*BSFG, *(str(argument) for argument in arguments)]
-    outcome = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=LONG, check=False)
+    outcome = run(command, cwd=ROOT, limit_s=LONG, text_in=stdin)
     assert outcome.returncode == expect, f"{command[3:]}: {outcome.returncode}\n{outcome.stdout}\n{outcome.stderr}"
     return outcome
 
@@ -80,7 +83,7 @@ class Zones:
     def status(self) -> dict[str, Any]:
         """``bsfg status`` of both zones, ready or not."""
         command = [*BSFG, "status", "--dir", str(self.folder), "--output", "json"]
-        outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
+        outcome = run(command, cwd=ROOT, limit_s=LONG)
         zones: dict[str, Any] = json.loads(outcome.stdout)["zones"]
         return zones
 
@@ -106,6 +109,8 @@ def zones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zones]:
         up = bsfg("dev", "up", "--dir", zones.folder, "--detach")
         assert "nats://127.0.0.1:" in up.stdout
         assert str(zones.layout.document) in up.stdout
+        assert "keys: swtpm (software TPM: development only)" in up.stdout
+        assert "plant-enrol is done" in up.stderr
         yield zones
     finally:
         if zones.layout.document.exists():
@@ -154,6 +159,45 @@ def test_a_whole_message_and_its_forgery(zones: Zones) -> None:
     assert json.loads(line) == {"offset": 1, **messages[0]}
 
 
+def test_what_the_zones_can_prove(zones: Zones) -> None:
+    """Enrolled by the real dialogue: the hub has both on record, each keeper has its certificate and boundary time."""
+    wait_for(lambda: all(zone["mode"] == "normal" for zone in zones.status().values()))
+    for zone, status in zones.status().items():
+        assert status["keys"] == "swtpm"
+        assert status["boundary"]["notice"].startswith("SOFTWARE TPM")
+        assert (status["boundary"]["state"], status["boundary"]["counter"]) == ("ready", 1)
+        assert status["boundary"]["time"] == ("hub_token" if zone == "plant-a" else "wall_clock")
+        assert status["boundary"]["handshakes_accepted"] >= 1
+        assert {c["name"] for c in status["certificates"]} >= {"session", "device_ca", "hub_ca"}
+        assert not any(c["alarm"] for c in status["certificates"])
+    for zone in ZONES:
+        record = enrolled_record(Environment.load(zones.folder), zone)
+        assert "simulated TPM vendor" in record.vendor
+        assert record.request.zone == zone
+    assert zones.status()["enterprise"]["peers"][0]["attestation"] == "fresh"
+
+
+def test_a_latched_box_gets_no_session_until_two_operators_release_it(zones: Zones) -> None:
+    """Local work goes on; restarts of everything change nothing; the release does."""
+    zones.fault("latch", "plant-a")
+    keys = zones.document["zones"]["plant-a"]["keys"]["keeper"]
+    sessions = Path(keys["session_dir"])
+    wait_for(lambda: zones.status()["plant-a"]["boundary"]["state"] == "latched")
+    for process in ("plant-tpm", "plant-keeper", "plant-control", "agent"):
+        zones.fault("kill", process)
+    wait_for(lambda: zones.status()["plant-a"].get("mode") == "autonomous")
+    assert list(sessions.iterdir()) == []
+    zones.append("plant-a", "audit", rows(700, 702))
+    assert "plant-control" not in str(zones.read("enterprise", "audit", "plant-a"))
+    processes = json.loads(bsfg("dev", "status", "--dir", zones.folder, "--output", "json", expect=3).stdout)
+    waiting = {p["name"] for p in processes["processes"] if p["state"] == "waiting"}
+    assert waiting == {"plant-control"}
+    released = bsfg("dev", "release", "--dir", zones.folder, "plant-a")
+    assert "plant-a is released" in released.stdout
+    wait_for(zones.all_ready)
+    assert len(zones.crossed("audit", "plant-a", "enterprise")) >= 3
+
+
 def test_strict_stops_before_anything_passes_a_bad_line(zones: Zones) -> None:
     """What stands behind the bad line is not stored."""
     text = rows(9001, 9002) + "nonsense\n" + rows(9003, 9009)
@@ -169,7 +213,7 @@ def test_everything_is_killed_under_load(zones: Zones) -> None:
     command = [*BSFG, "fact", "append", "--dir", str(zones.folder), "--zone", "plant-a", "--category", "operational"]
     command += ["--subject", "item:{row}", "--predicate", "seen", "--output", "json"]
     pids = {name: entry["pid"] for name, entry in zones.document["processes"].items()}
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as appending:
+    with running(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as appending:
         assert appending.stdin is not None
         assert appending.stdout is not None
         step = count // (len(ProcessName) + 1)
@@ -195,7 +239,7 @@ def test_a_follower_hears_what_comes_even_after_a_restart(zones: Zones) -> None:
     """It waits, goes on where it was when the broker is back, and ends quietly at Ctrl-C."""
     command = [*BSFG, "fact", "read", "--dir", str(zones.folder), "--zone", "plant-a", "--origin", "enterprise"]
     command += ["--category", "telemetry", "--follow"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+    with running(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
         assert follower.stderr is not None
         for first in (1, 4):
@@ -212,7 +256,7 @@ def test_a_follower_hears_what_comes_even_after_a_restart(zones: Zones) -> None:
 def test_a_reader_that_has_enough_is_no_error(zones: Zones) -> None:
     """``| head`` closes the pipe."""
     command = [*BSFG, "fact", "read", "--dir", str(zones.folder), "--zone", "plant-a"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reader:
+    with running(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reader:
         assert reader.stdout is not None
         assert reader.stderr is not None
         reader.stdout.readline()
@@ -243,7 +287,7 @@ def test_any_client_can_join_in(zones: Zones) -> None:
     }
 
     async def join() -> bytes:
-        client = await nats.connect(broker["url"], user="app", password=broker["users"]["app"])
+        client = await nats.connect(broker["url"], user_credentials=broker["users"]["app"])
         stream = client.jetstream()
         await stream.publish("facts.telemetry.plant-a.all.app", json.dumps(message).encode())
         subscription = await stream.pull_subscribe("facts.telemetry.>", stream="FACTS_TELEMETRY")
@@ -265,6 +309,8 @@ def test_up_twice_is_refused(zones: Zones) -> None:
 def test_down_leaves_nothing_and_up_finds_everything(zones: Zones) -> None:
     """Even when the supervisor was killed; ports, keys and facts are the same afterwards."""
     before, facts = zones.document, zones.read("plant-a", "operational")
+    tpm = Path(before["zones"]["plant-a"]["keys"]["tpm"]["state_dir"])
+    record = enrolled_record(Environment.load(zones.folder), PLANT)
     running = remembered(zones.layout)
     assert set(running) == {*ProcessName, "supervisor"}
     assert running["supervisor"].signal(signal.SIGKILL)
@@ -274,6 +320,8 @@ def test_down_leaves_nothing_and_up_finds_everything(zones: Zones) -> None:
     assert zones.read("plant-a", "operational") == facts
     after, running = zones.document, remembered(zones.layout)
     assert before["zones"] == after["zones"]
+    assert tpm.is_dir()
+    assert enrolled_record(Environment.load(zones.folder), PLANT) == record  # the same box, not enrolled anew
     bsfg("dev", "down", "--dir", zones.folder)
     assert not any(identity.alive for identity in running.values())
     assert all(entry["pid"] is None for entry in zones.document["processes"].values())
@@ -281,10 +329,27 @@ def test_down_leaves_nothing_and_up_finds_everything(zones: Zones) -> None:
     assert not zones.folder.exists()
 
 
+def test_keys_in_files(tmp_path: Path) -> None:
+    """By choice: no TPM, no keeper, and the same facts. The choice is kept, and shown."""
+    zones = Zones(tmp_path / "d")
+    try:
+        up = bsfg("dev", "up", "--dir", zones.folder, "--detach", "--keys", "software")
+        assert "keys: software (files: development only)" in up.stdout
+        assert zones.document["keys"] == "software"
+        assert {zone["keys"] for zone in zones.status().values()} == {"software"}
+        zones.append("plant-a", "audit", rows(1, 3))
+        assert len(zones.crossed("audit", "plant-a", "enterprise")) == 3
+        bsfg("dev", "down", "--dir", zones.folder)
+        refused = bsfg("dev", "up", "--dir", zones.folder, "--detach", "--keys", "swtpm", expect=2)
+        assert "was made with software keys and keeps them" in refused.stderr
+    finally:
+        bsfg("dev", "down", "--dir", zones.folder, "--purge")
+
+
 def test_what_does_not_start_is_explained(tmp_path: Path) -> None:
     """The end of the log of what failed, the reason, exit code 3; and nothing is left running."""
     folder, layout = tmp_path / "d", Layout.at(tmp_path / "d")
-    bsfg("dev", "up", "--dir", folder, "--detach")
+    bsfg("dev", "up", "--dir", folder, "--detach", "--keys", "software")
     bsfg("dev", "down", "--dir", folder)
     document = json.loads(layout.document.read_text())
     document["categories"]["audit"]["max_bytes"] = 5
@@ -301,13 +366,13 @@ def test_in_the_foreground_until_ctrl_c(tmp_path: Path) -> None:
     """It says when it is ready, and ends everything in good order."""
     folder, layout = tmp_path / "zwei Zonen'ü", Layout.at(tmp_path / "zwei Zonen'ü")
     command = [*BSFG, "dev", "up", "--dir", str(folder)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as foreground:
+    with running(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as foreground:
         assert foreground.stdout is not None
         while "Ctrl-C" not in (line := foreground.stdout.readline()):
             assert line, "it ended"
-        running = remembered(layout)
+        identities = remembered(layout)
         foreground.send_signal(signal.SIGINT)
         assert foreground.wait(60) == 0
         assert "everything is ended" in foreground.stdout.read()
-    assert set(running) == {*ProcessName, "supervisor"}
-    assert not any(ProcessIdentity.of(identity.pid) == identity for identity in running.values())
+    assert set(identities) == {*ProcessName, "supervisor"}
+    assert not any(ProcessIdentity.of(identity.pid) == identity for identity in identities.values())

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from appliance.dev.demo.story import BURST_FACTS, DUPLICATES, KILLED
+from appliance.dev.demo.story import BURST_FACTS, DUPLICATES, KILLED, SESSION_S
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -27,7 +27,7 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def test_the_demo(tmp_path: Path) -> None:
-    """One run, about 40 seconds: links cut, processes killed, nothing lost, nothing doubled, both zones audited."""
+    """One run, about a minute: links cut, processes killed, a box latched and released; nothing lost, both audited."""
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", "from appliance.cli.main import main; main()", "demo", "--output", "json"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
@@ -45,10 +45,21 @@ def test_the_demo(tmp_path: Path) -> None:
     assert readings["sent"] == readings["stored"] + readings["duplicate"] + readings["rejected"]
     assert orders["stored"] + orders["duplicate"] == orders["sent"] > 0
     assert {"normal", "autonomous", "reconciling"} <= {change["mode"] for change in report["mode_changes"]}
-    assert report["processes_killed"] == len(KILLED) == 4
+    assert report["processes_killed"] == len(KILLED) == 6
     for process in KILLED:
         assert f"killed {process}" in run.stderr
     assert report["conflicting_duplicate"].startswith("conflicting_duplicate")
+    for zone, keys in report["keys"].items():
+        assert (keys["held_by"], keys["boundary_key_certified"]) == ("swtpm", True), zone
+        assert "simulated TPM vendor" in keys["tpm_vendor"]
+        assert keys["sessions_renewed"] >= 4  # each service of a zone, twice
+    assert report["keys"]["enterprise"]["handshakes_accepted"] >= 3
+    assert report["keys"]["enterprise"]["handshakes_refused"] >= len(report["impostors"]) == 2
+    assert {attempt["reason"] for attempt in report["impostors"]} == {"bad_certificate"}
+    latch = report["latch"]
+    assert latch["counter"] == 2
+    assert 0 < latch["silent_s"] <= SESSION_S + 2
+    assert latch["stored"] > 0
     for zone in ("plant-a", "enterprise"):
         audit = report["audit"][zone]
         assert audit["intact"] is True

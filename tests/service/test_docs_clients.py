@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import zip_longest
@@ -28,6 +27,7 @@ from nats.aio.client import Client
 from appliance.dev.environment import INTAKE_PORT, Environment
 from appliance.dev.layout import HOST, PLANT, Layout
 from appliance.dev.lifecycle import bring_down, start_detached
+from tests.processes import run
 
 PAGE_TIMEOUT_S = 150
 CALL_TIMEOUT_S = 1.0
@@ -94,15 +94,11 @@ def _session(commands: list[Block], folder: Path) -> list[str]:
     """Run the blocks in one shell that stops at the first failure; what each printed on standard output."""
     marks = [f"::: line {block.line}" for block in commands]
     script = "".join(f"{block.text}echo '{mark}'\n" for block, mark in zip(commands, marks, strict=True))
-    outcome = subprocess.run(
+    outcome = run(
         ["bash", "-euo", "pipefail", "-c", script],
+        limit_s=PAGE_TIMEOUT_S,
         cwd=folder,
         env={**os.environ, "PATH": f"{_shims(folder)}{os.pathsep}{os.environ['PATH']}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PAGE_TIMEOUT_S,
-        check=False,
     )
     assert outcome.returncode == 0, f"exit code {outcome.returncode}:\n{outcome.stdout}{outcome.stderr}"
     outputs, rest = [], outcome.stdout
@@ -173,6 +169,12 @@ def test_a_page_that_does_not_work_fails(tmp_path: Path) -> None:
 def test_clients_page(root: Path, folder: Path) -> None:
     """A stock producer and stock consumers, from start to end of an environment."""
     run_page(root / "docs/clients.md", folder)
+    assert not (folder / "D").exists()
+
+
+def test_credentials_page(root: Path, folder: Path) -> None:
+    """A credential from its first day to its last."""
+    run_page(root / "docs/credentials.md", folder)
     assert not (folder / "D").exists()
 
 
@@ -247,7 +249,7 @@ async def _outcome(environment: Environment, call: Call) -> str:
         if "permissions violation" in str(error):
             refused.set()
 
-    client = await nats.connect(environment.facts_url(PLANT, "reader"), error_cb=hear, allow_reconnect=False)
+    client = await nats.connect(**environment.facts_login(PLANT, "reader"), error_cb=hear, allow_reconnect=False)
     try:
         await call(client)
         await client.flush()  # nats-py lets this ping overtake what was sent before it,
@@ -270,7 +272,7 @@ def test_what_a_reader_may_do(root: Path, environment: Environment) -> None:
     """Each call of the table, against the real broker."""
 
     async def outcomes() -> dict[str, str]:
-        client = await nats.connect(environment.facts_url(PLANT, "app"))
+        client = await nats.connect(**environment.facts_login(PLANT, "app"))
         await client.jetstream().publish("facts.operational.plant-a.all.app", _message("grants-1", 1))
         await client.close()
         return {text: await _outcome(environment, call) for text, call in CALLS.items()}
@@ -287,7 +289,7 @@ def test_what_a_producer_is_told(environment: Environment) -> None:
         async def hear(error: Exception) -> None:
             heard.append(str(error))
 
-        client = await nats.connect(environment.facts_url(PLANT, "app"), error_cb=hear)
+        client = await nats.connect(**environment.facts_login(PLANT, "app"), error_cb=hear)
         publish = client.jetstream(timeout=CALL_TIMEOUT_S).publish
         mine = "facts.audit.plant-a.all.app"
         with pytest.raises(nats.js.errors.APIError, match="unsupported: "):

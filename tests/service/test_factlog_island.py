@@ -15,11 +15,13 @@ from nats.js.errors import APIError, NotFoundError
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
+from appliance.brokers.config import AGENT_USER
 from appliance.factlog import island as island_module
 from appliance.factlog.island import NatsIsland
-from appliance.factlog.natswire import Credentials
+from appliance.factlog.natslogin import CredentialsFile
 from tests.brokers import local
-from tests.wires import AGENT, facts_broker, island_to, stopped, until
+from tests.doors import door
+from tests.wires import facts_broker, island_to, stopped, until
 
 
 async def account(client: Client) -> int:
@@ -111,14 +113,20 @@ async def test_a_broker_that_is_away(tmp_path: Path) -> None:
             assert await island.call(account) == 0
 
 
-async def test_a_refused_password_is_unavailable(tmp_path: Path) -> None:
-    """Not a crash: the broker may get the right one by a reload."""
+async def test_refused_credentials_are_unavailable(tmp_path: Path) -> None:
+    """Not a crash: the right ones may come, and are then taken."""
+    file = tmp_path / "a.creds"
+    file.write_bytes(door(tmp_path / "other").login(AGENT_USER).path.read_bytes())
     async with facts_broker(tmp_path) as (_, listen):
-        with island_to(listen, Credentials("agent", "not-the-password-1")) as island:
+        with island_to(listen, CredentialsFile(file)) as island:
             with trio.fail_after(5), pytest.raises(UnavailableError) as failed:
                 await island.call(account)
             assert failed.value.reason is Reason.BROKER_UNAVAILABLE
-            assert "not-the-password" not in str(failed.value)
+            file.unlink()
+            with trio.fail_after(5), pytest.raises(UnavailableError, match="No such file"):
+                await island.call(account)
+            file.write_bytes(listen.login(AGENT_USER).path.read_bytes())
+            assert await island.call(account) == 0
 
 
 async def test_a_cancelled_call_is_cancelled_over_there(tmp_path: Path) -> None:
@@ -147,8 +155,8 @@ async def test_closing_leaves_no_thread_and_no_connection(tmp_path: Path) -> Non
     """Connected or not, and while a call is still out."""
     assert island_threads() == []
     async with facts_broker(tmp_path) as (_, listen):
-        unused = NatsIsland(listen.host, listen.port, AGENT, name="unused")
-        used = NatsIsland(listen.host, listen.port, AGENT, name="used")
+        unused = NatsIsland(listen.host, listen.port, listen.login(AGENT_USER), name="unused")
+        used = NatsIsland(listen.host, listen.port, listen.login(AGENT_USER), name="used")
         await used.call(account)
 
         async def never(client: Client) -> None:
@@ -165,7 +173,7 @@ async def test_closing_leaves_no_thread_and_no_connection(tmp_path: Path) -> Non
                 unused.close()
                 used.close()
         assert island_threads() == []
-    away = NatsIsland("127.0.0.1", local().port, AGENT, name="away")
+    away = NatsIsland("127.0.0.1", local().port, listen.login(AGENT_USER), name="away")
     with pytest.raises(UnavailableError):
         await away.call(account)
     away.close()
@@ -176,7 +184,7 @@ async def test_closing_does_not_wait_for_a_broker_that_hangs(tmp_path: Path, mon
     """A node must be able to end, whatever its broker does."""
     monkeypatch.setattr(island_module, "CLOSE_TIMEOUT_S", 0.3)
     async with facts_broker(tmp_path) as (broker, listen):
-        island = NatsIsland(listen.host, listen.port, AGENT, name="test")
+        island = NatsIsland(listen.host, listen.port, listen.login(AGENT_USER), name="test")
         await island.call(account)
         with stopped(broker):
             with pytest.raises(UnavailableError):

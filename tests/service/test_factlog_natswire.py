@@ -13,10 +13,13 @@ import trio
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
-from appliance.brokers.config import Local
+from appliance.brokers.config import AGENT_USER, Local
 from appliance.factlog import natswire
+from appliance.factlog.natskeys import UserCredentials
+from appliance.factlog.natslogin import Credentials, CredentialsFile
 from appliance.factlog.natsproto import Delivery, publish
-from appliance.factlog.natswire import Credentials, NatsWire
+from appliance.factlog.natswire import NatsWire
+from tests.doors import door
 from tests.wires import echo, facts_broker, running_wire, stopped, until, wire_to
 
 
@@ -126,18 +129,24 @@ async def test_a_killed_broker_fails_calls_at_once_and_subscriptions_come_back(
         assert (await wire.request("echo", b"again")).payload == b"again"
 
 
-async def test_a_wrong_password_is_told_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The broker may get the right one by a reload; the log says what is wrong, once and not every time."""
+async def test_wrong_credentials_are_told_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says what is wrong, once and not every time; when the right ones are put in place, they are taken."""
     caplog.set_level(logging.WARNING)
-    wrong = Credentials("agent", "not-the-password-1")
-    async with facts_broker(tmp_path) as (_, listen), running_wire(listen, wrong) as wire:
+    file = tmp_path / "a.creds"
+    file.write_bytes(door(tmp_path / "other").login(AGENT_USER).path.read_bytes())
+    wrong = UserCredentials.load(file)
+    async with facts_broker(tmp_path) as (_, listen), running_wire(listen, CredentialsFile(file)) as wire:
         await until(lambda: "Authorization Violation" in caplog.text)
         with trio.move_on_after(1):
             await wire.wait_connected()
         assert not wire.connected
         assert caplog.text.count("Authorization Violation") == 1
-        assert wrong.password not in caplog.text
-        assert wrong.password not in repr(wrong)
+        for secret in (wrong.key.seed, wrong.jwt):
+            assert secret not in caplog.text
+            assert secret not in repr(wrong)
+        file.write_bytes(listen.login(AGENT_USER).path.read_bytes())
+        with trio.fail_after(5):
+            await wire.wait_connected()
 
 
 async def test_a_broker_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

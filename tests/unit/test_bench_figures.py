@@ -78,9 +78,9 @@ def test_a_failed_trial_is_shown_and_left_out() -> None:
 def test_the_slow_ways_are_given_fewer_facts() -> None:
     """And the options of the command line win over what is usual."""
     usual, quick = plan_of(parse([])), plan_of(parse(["--quick", "--rounds", "2", "catchup"]))
-    assert (usual.rounds, usual.size.facts, usual.limit_s) == (3, 100_000, 480.0)
+    assert (usual.rounds, usual.size.facts, usual.limit_s) == (3, 100_000, 900.0)
     assert usual.size.singles < usual.size.native < usual.size.facts
-    assert (quick.rounds, list(quick.benchmarks), quick.limit_s) == (2, ["catchup"], 90.0)
+    assert (quick.rounds, list(quick.benchmarks), quick.limit_s) == (2, ["catchup"], 240.0)
 
 
 @pytest.mark.parametrize("arguments", [["--facts", "10"], ["--rounds", "0"], ["speed"], ["--dir", "/no/such/folder"]])

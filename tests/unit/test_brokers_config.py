@@ -13,9 +13,10 @@ import pytest
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import Category, ProducerId, ZoneId
 from appliance.boundary.reasons import Reason
-from appliance.brokers.config import Limits, Local, LocalUser, Secrets, write_config
+from appliance.brokers.accounts import LocalRights, application_claims, published
+from appliance.brokers.config import Limits, Local, Plant, Secrets, write_config
 from appliance.brokers.control import ControlHub, ControlLeaf, HubAddress, TlsFiles
-from appliance.brokers.facts import FactsBroker
+from appliance.brokers.facts import BrokerTrust, FactsBroker, connections_each
 from appliance.brokers.syntax import render
 
 PLANT = ZoneId("plant-a")
@@ -24,17 +25,17 @@ SECRETS = Secrets("owner-password-0001", "system-password-0001")
 LIMITS = Limits(10**9)
 LISTEN = Local("127.0.0.1", 4222)
 TLS = TlsFiles(Path("/pki/session.pem"), Path("/pki/hub-ca.pem"))
-PASSWORD = "a-local-password-01"
+TRUST = BrokerTrust("a.b.c", "AS", {"AS": "d.e.f", "AF": "g.h.i"})
 
 
-def user(name: str = "press-4", password: str = PASSWORD, *, produces: bool = True, reads: bool = False) -> LocalUser:
+def user(name: str = "press-4", *, produces: bool = True, reads: bool = False) -> LocalRights:
     """A local application."""
-    return LocalUser(ProducerId(name), password, produces, reads)
+    return LocalRights(ProducerId(name), produces, reads)
 
 
-def facts(*users: LocalUser) -> str:
+def facts(listen: Local | Plant = LISTEN) -> str:
     """The text of nats-facts."""
-    return FactsBroker(PLANT, LISTEN, Path("/store"), SECRETS, LIMITS, users).render()
+    return FactsBroker(PLANT, listen, Path("/store"), LIMITS, TRUST).render()
 
 
 def leaf(host: str = "192.0.2.7") -> str:
@@ -49,7 +50,7 @@ def hub(*zones: str) -> str:
     return ControlHub(HUB, LISTEN, Path("/store"), SECRETS, LIMITS, TLS, "0.0.0.0", 7422, ids).render()  # noqa: S104
 
 
-EVERY = [facts(user(), user("hmi", reads=True)), leaf(), hub("plant-a", "plant-b")]
+EVERY = [facts(), leaf(), hub("plant-a", "plant-b")]
 
 
 @pytest.mark.parametrize("text", EVERY, ids=["facts", "leaf", "hub"])
@@ -59,7 +60,7 @@ def test_every_broker_is_durable_and_bounded(text: str) -> None:
         assert re.search(rf"^ *{field}: \d+$", text, re.MULTILINE), field
     assert '  sync_interval: "always"\n' in text
     assert 'write_deadline: "10s"' in text
-    assert 'system_account: "SYS"' in text
+    assert f'system_account: "{"AS" if text is EVERY[0] else "SYS"}"' in text
 
 
 @pytest.mark.parametrize("text", EVERY, ids=["facts", "leaf", "hub"])
@@ -74,8 +75,16 @@ def test_no_broker_has_what_is_not_needed(text: str, word: str) -> None:
 
 
 def test_nats_facts_has_no_way_out() -> None:
-    """No leaf and no certificate, so it starts without a key."""
-    assert not re.search(r"\b(leafnodes|remotes|tls|cert_file|UPLINK)\b", EVERY[0])
+    """No leaf and no certificate of the boundary, so it starts without a key; and no password opens it."""
+    assert not re.search(r"\b(leafnodes|remotes|tls|cert_file|UPLINK|password|users)\b", EVERY[0])
+
+
+def test_the_plant_interface_speaks_tls_alone() -> None:
+    """Version 1.3, with one file for key and certificate; nothing that is not TLS."""
+    text = facts(Plant("192.0.2.5", 4222, Path("/local/server.pem")))
+    assert 'listen: "192.0.2.5:4222"' in text
+    assert re.search(r'tls: \{[^}]*cert_file: "/local/server.pem"[^}]*min_version: "1.3"', text)
+    assert "allow_non_tls" not in text
 
 
 def test_a_plant_listens_for_no_leaf() -> None:
@@ -113,19 +122,11 @@ def test_a_leaf_expects_the_hubs_name_at_its_address() -> None:
     assert 'urls: [ "tls://enterprise-bsfg:7422" ]' in leaf("enterprise-bsfg")
 
 
-def permissions(text: str, name: str) -> str:
-    """What the text says of a user."""
-    return text.split(f'user: "{name}"\n')[1].split("\n      }\n", maxsplit=1)[0]
-
-
 def test_a_producer_publishes_under_its_own_name() -> None:
     """And may ask nothing of JetStream."""
-    own = permissions(facts(user()), "press-4")
-    assert '"facts.*.plant-a.*.press-4", "facts.*.plant-a.*.press-4.>"' in own
-    assert "$JS" not in own
-    limited = LocalUser(ProducerId("mes"), PASSWORD, categories=frozenset({Category("audit"), Category("batch")}))
-    subjects = re.findall(r'"(facts[^"]*)"', permissions(facts(limited), "mes"))
-    assert subjects == [
+    assert published(PLANT, user()) == ["facts.*.plant-a.*.press-4", "facts.*.plant-a.*.press-4.>"]
+    limited = LocalRights(ProducerId("mes"), categories=frozenset({Category("audit"), Category("batch")}))
+    assert published(PLANT, limited) == [
         "facts.audit.plant-a.*.mes",
         "facts.audit.plant-a.*.mes.>",
         "facts.batch.plant-a.*.mes",
@@ -135,11 +136,23 @@ def test_a_producer_publishes_under_its_own_name() -> None:
 
 def test_a_reader_publishes_no_fact_and_changes_no_stream() -> None:
     """It asks, it acknowledges, nothing else."""
-    own = permissions(facts(user("hmi", produces=False, reads=True)), "hmi")
-    assert not re.search(r'"(facts|log|dead)\.', own)
+    own = " ".join(published(PLANT, user("hmi", produces=False, reads=True)))
+    assert not re.search(r"\b(facts|log|dead)\.", own)
     assert not re.search(r"STREAM\.(CREATE|UPDATE|DELETE|PURGE|MSG\.DELETE|RESTORE|SNAPSHOT)", own)
     assert not re.search(r"CONSUMER\.(NAMES|LIST|PAUSE|RESET)", own)
     assert "$JS.API.CONSUMER.MSG.NEXT.*.*" in own
+
+
+def test_an_account_is_bounded_and_takes_from_the_facts_alone() -> None:
+    """No JetStream of its own, no leaf, no bearer tokens, no exports; its users may use the NATS protocol alone."""
+    claims = application_claims("AF", PLANT, user(reads=True), "AK", 7, {"U1": 5})
+    assert not {"disk_storage", "mem_storage", "streams"} & claims["limits"].keys()
+    assert (claims["limits"]["conn"], claims["limits"]["leaf"], claims["limits"]["disallow_bearer"]) == (7, 0, True)
+    assert {entry["account"] for entry in claims["imports"]} == {"AF"}
+    assert (claims["exports"], claims["revocations"]) == ([], {"U1": 5})
+    (scope,) = claims["signing_keys"]
+    assert (scope["key"], scope["template"]["allowed_connection_types"]) == ("AK", ["STANDARD"])
+    assert "none" not in scope["template"]["pub"]["allow"]
 
 
 @pytest.mark.parametrize(
@@ -155,15 +168,17 @@ def test_a_reader_publishes_no_fact_and_changes_no_stream() -> None:
         lambda: Limits(10**9, max_connections=16),
         lambda: Secrets("short", SECRETS.system),
         lambda: Secrets(SECRETS.owner, 'has"quote-0123456789'),
-        lambda: user(password="has space and more"),
         lambda: user("agent"),
         lambda: user("sys"),
         lambda: user("Press 4"),
         lambda: user(produces=False),
-        lambda: facts(user(), user()),
-        lambda: FactsBroker(
-            PLANT, LISTEN, Path("/s"), SECRETS, Limits(10**9, max_connections=17), (user(), user("mes"))
-        ),
+        lambda: connections_each(Limits(10**9, max_connections=17), 2),
+        lambda: BrokerTrust("a.b.c", "AS", {}),
+        lambda: BrokerTrust("a.b.c", "AS", {"AS": 'a.b.c"'}),
+        lambda: Plant("0.0.0.0", 4222, Path("/x")),  # noqa: S104
+        lambda: Plant("::", 4222, Path("/x")),
+        lambda: Plant("plant.example", 4222, Path("/x")),
+        lambda: Plant("192.0.2.5", 0, Path("/x")),
         lambda: hub("plant-a", "plant-a"),
         lambda: hub("enterprise"),
         lambda: leaf("hub.example.com"),
@@ -179,8 +194,7 @@ def test_a_wrong_declaration_is_refused(declare: Callable[[], object]) -> None:
 
 def test_passwords_are_not_shown() -> None:
     """Neither in logs nor in tracebacks."""
-    shown = f"{SECRETS!r} {user()!r} {FactsBroker(PLANT, LISTEN, Path('/s'), SECRETS, LIMITS, (user(),))!r}"
-    assert not any(secret in shown for secret in (SECRETS.owner, SECRETS.system, PASSWORD))
+    assert not any(secret in repr(SECRETS) for secret in (SECRETS.owner, SECRETS.system))
 
 
 @pytest.mark.parametrize("text", ['a"b', "a\\b", "a\nb", "a\x00b", "\x7f"])
@@ -198,6 +212,6 @@ def test_a_comment_stays_a_comment() -> None:
 
 def test_a_configuration_is_its_owners_alone(tmp_path: Path) -> None:
     """It holds passwords."""
-    write_config(tmp_path / "x.conf", facts(user()))
+    write_config(tmp_path / "x.conf", leaf())
     assert stat.S_IMODE((tmp_path / "x.conf").stat().st_mode) == 0o600
-    assert PASSWORD in (tmp_path / "x.conf").read_text()
+    assert SECRETS.owner in (tmp_path / "x.conf").read_text()

@@ -26,9 +26,17 @@ from appliance.cli.printing import jsonl, row
 from appliance.cli.publishing import Answer, TryAgain, Verdict, parse_answer
 from appliance.cli.reading import StoredFact
 from appliance.cli.status import status as status_command
-from appliance.dev.layout import ENTERPRISE, NODE, PLANT, ZONES, Layout
+from appliance.dev.layout import ENTERPRISE, NODE, PLANT, ZONES, KeysChoice, Layout
 from appliance.dev.provision import open_environment, provision
-from appliance.node.status import BrokerStatus, CrossingReport, Problem, StatusDocument, StoreStatus
+from appliance.node.status import (
+    BoundaryStatus,
+    BrokerStatus,
+    CertificateStatus,
+    CrossingReport,
+    Problem,
+    StatusDocument,
+    StoreStatus,
+)
 
 
 def run(*arguments: str | Path, stdin: str = "") -> Result:
@@ -40,7 +48,7 @@ def run(*arguments: str | Path, stdin: str = "") -> Result:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A provisioned environment in which nothing runs."""
     layout = Layout.at(tmp_path_factory.mktemp("cli") / "d")
-    provision(open_environment(layout))
+    provision(open_environment(layout, KeysChoice.SOFTWARE))
     return layout.root
 
 
@@ -57,7 +65,10 @@ def append(folder: Path, *arguments: str, stdin: str = "") -> Result:
         ["dev", "up"],
         ["dev", "fault", "--dir", "x", "explode"],
         ["dev", "fault", "--dir", "x", "kill"],
+        ["dev", "fault", "--dir", "x", "latch"],
         ["dev", "fault", "--dir", "x", "link-cut", "agent"],
+        ["dev", "up", "--dir", "x", "--keys", "swtpm"],
+        ["dev", "up", "--dir", "x", "--keys", "paper"],
         ["fact", "append", "--dir", "x"],
         ["fact", "read", "--dir", "x", "--zone", "plant-a", "--output", "xml"],
         ["status"],
@@ -277,6 +288,49 @@ def test_a_pull_comes_from_the_peer(written: Path) -> None:
     document(PLANT, crossings=(crossing,)).write(Layout.at(written).zone(PLANT).status)
     words = [line.split() for line in run("status", "--dir", written).stdout.splitlines()]
     assert ["enterprise", "plant-a", "audit", "3", "5"] in [line[:5] for line in words]
+
+
+def test_status_of_keys(written: Path) -> None:
+    """What a zone can prove, how often, when it ends; and loudly, that a software TPM protects nothing."""
+    boundary = BoundaryStatus(
+        notice="SOFTWARE TPM: it protects nothing.",
+        state="latched",
+        time="hub_token",
+        counter=7,
+        renewals=3,
+        handshakes_accepted=41,
+        handshakes_refused={"bad_certificate": 2, "tls": 1},
+    )
+    certificates = (
+        CertificateStatus("session", "session", "plant-a-bsfg", 5_000_000, 70, ""),
+        CertificateStatus("device_ca", "device_ca", "plant-a-bsfg device CA", 5_000_000, -7200, "ended"),
+        CertificateStatus("hub_ca", "hub_ca", "enterprise-bsfg hub CA", 5_000_000, None, ""),
+    )
+    found = document(PLANT, keys="swtpm", boundary=boundary, certificates=certificates)
+    found.write(Layout.at(written).zone(PLANT).status)
+    result = run("status", "--dir", written)
+    words = [line.split() for line in result.stdout.splitlines()]
+    keys = ["plant-a", "swtpm", "latched", "hub", "token", "7", "3", "41", "2", "bad_certificate,", "1", "tls"]
+    assert keys in words
+    assert ["plant-a", "session", "plant-a-bsfg", "in", "70", "s"] in words
+    assert ["plant-a", "device_ca", "plant-a-bsfg", "device", "CA", "2", "h", "ago", "ended"] in words
+    assert "boundary time is not known" in result.stdout
+    assert result.stdout.count("SOFTWARE TPM: it protects nothing.") == 1
+    zone = json.loads(run("status", "--dir", written, "--output", "json").stdout)["zones"]["plant-a"]
+    assert zone["boundary"]["handshakes_refused"] == {"bad_certificate": 2, "tls": 1}
+    assert zone["certificates"][1]["alarm"] == "ended"
+
+
+def test_files_cannot_be_latched(folder: Path) -> None:
+    """Where keys are files there is no TPM that could refuse one, and that is said."""
+    for words in (["fault", "--dir", str(folder), "latch", "plant-a"], ["release", "--dir", str(folder), "plant-a"]):
+        result = run("dev", *words)
+        assert result.exit_code == ExitCode.NOT_READY
+        assert "are files; there is no TPM and no keeper" in result.stderr
+    assert run("dev", "fault", "--dir", folder, "latch", "mars").exit_code == ExitCode.USAGE
+    unknown = run("dev", "fault", "--dir", folder, "kill", "plant-tpm")
+    assert unknown.exit_code == ExitCode.USAGE  # this environment has none
+    assert "plant-nats" in unknown.stderr
 
 
 def test_status_of_problems(written: Path) -> None:

@@ -58,7 +58,7 @@ class Broker:
 def made(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Producer:
     """A producer that is connected to it."""
     monkeypatch.setattr(producer_module, "TRY_AGAIN_S", 0.0)
-    producer = Producer(PLANT, AUDIT, "all", "sensors", "nats://nowhere")
+    producer = Producer(PLANT, AUDIT, "all", "sensors", {"servers": "nats://nowhere"})
     producer._client = cast(Client, broker)
     return producer
 
@@ -70,7 +70,7 @@ def message(producer: Producer, number: int = 1) -> Outgoing:
 
 def test_what_it_sends_is_a_valid_fact() -> None:
     """With an id of its own each time, also of another run; the predicate is the kind."""
-    producer = Producer(PLANT, AUDIT, "enterprise", "sensors", "nats://nowhere")
+    producer = Producer(PLANT, AUDIT, "enterprise", "sensors", {"servers": "nats://nowhere"})
     messages = [message(producer, n) for n in range(3)]
     for outgoing in messages:
         parsed = parse_produced(ProducedFact(outgoing.subject, outgoing.payload, outgoing.message_id))
@@ -132,7 +132,7 @@ def test_not_too_many_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_ends_its_connection() -> None:
     """Once there is one."""
-    producer = Producer(PLANT, AUDIT, "all", "sensors", "nats://nowhere")
+    producer = Producer(PLANT, AUDIT, "all", "sensors", {"servers": "nats://nowhere"})
     asyncio.run(producer.close())
     closed: list[bool] = []
 

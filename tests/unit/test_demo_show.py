@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from appliance.dev.demo.boxes import LatchAct, ZoneKeys
 from appliance.dev.demo.compare import Comparison, LogContent
+from appliance.dev.demo.impostor import Attempt
 from appliance.dev.demo.show import as_document, as_table
 from appliance.dev.demo.story import Direction, Report, ZoneAudit
 from appliance.dev.layout import ENTERPRISE, PLANT
@@ -22,6 +24,11 @@ DIRECTIONS = (
     Direction("enterprise -> plant-a operational", 2, 2, 0, 0, SAME, 0),
 )
 AUDITS = (ZoneAudit(PLANT, 9, 4, 3, ()), ZoneAudit(ENTERPRISE, 9, 4, 4, ()))
+KEYS = tuple(ZoneKeys(zone, "swtpm", "CN=vendor", True, 1, 6, 5, 2) for zone in (PLANT, ENTERPRISE))
+ATTEMPTS = (
+    Attempt("a key of another CA", "bad_certificate", "x"),
+    Attempt("a key never enrolled", "unknown_peer", "y"),
+)
 GOOD = Report(
     DIRECTIONS,
     ((0.0, "normal"), (4.0, "autonomous"), (10.2, "reconciling"), (11.3, "normal")),
@@ -29,7 +36,9 @@ GOOD = Report(
     "conflicting_duplicate: stored sha256 …",
     1.5,
     38.0,
-    "software",
+    KEYS,
+    ATTEMPTS,
+    LatchAct(counter=2, silent_s=9.2, stored=390, back_s=2.1),
     "2.15.1",
     AUDITS,
 )
@@ -45,6 +54,11 @@ def bad_audit(**changes: Any) -> tuple[ZoneAudit, ...]:
     return (AUDITS[0], replace(AUDITS[1], **changes))
 
 
+def bad_keys(**changes: Any) -> tuple[ZoneKeys, ...]:
+    """The keys, those of one zone changed."""
+    return (KEYS[0], replace(KEYS[1], **changes))
+
+
 def test_everything_held() -> None:
     """And is said so, with what is simulated."""
     assert GOOD.proven
@@ -52,8 +66,10 @@ def test_everything_held() -> None:
     assert "everything held" in table
     assert "audit of plant-a: 9 facts re-hashed, 4 receipts verified (3 countersigned): intact" in table
     assert "audit of enterprise: 9 facts re-hashed, 4 receipts verified (4 countersigned): intact" in table
-    assert "link: simulated" in table
-    assert "not a TPM" in table
+    assert "keys: swtpm (software TPM: development only); simulated: TPM vendor, boot, link" in table
+    assert ["plant-a", "swtpm", "yes", "5", "2", "6"] in [line.split() for line in table.splitlines()]
+    assert "impostor with a key of another CA: refused, bad_certificate (x)" in table
+    assert "390 readings stored meanwhile" in table
     assert "reconciling at 10.2 s" in table
     lines = table.splitlines()
     assert lines[0].split() == [
@@ -82,6 +98,15 @@ def test_everything_held() -> None:
         {"conflict": "bad_name: x"},
         {"modes": ((0.0, "normal"),)},
         {"modes": ((0.0, "autonomous"),)},
+        {"keys": ()},
+        {"keys": KEYS[:1]},
+        {"keys": bad_keys(certified=False)},
+        {"keys": bad_keys(vendor="")},
+        {"keys": bad_keys(renewals=0)},
+        {"impostors": ()},
+        {"impostors": (ATTEMPTS[0], Attempt("a key never enrolled", "", ""))},
+        {"latched": LatchAct()},
+        {"latched": LatchAct(counter=2, silent_s=1, stored=0, back_s=1)},
         {"audits": ()},
         {"audits": AUDITS[:1]},
         {"audits": (AUDITS[0], AUDITS[0])},
@@ -109,6 +134,9 @@ def test_as_json() -> None:
     document = json.loads(json.dumps(as_document(GOOD)))
     assert document["proven"] is True
     assert document["directions"][0]["sent"] == 5
+    assert document["keys"]["plant-a"]["boundary_key_certified"] is True
+    assert [attempt["reason"] for attempt in document["impostors"]] == ["bad_certificate", "unknown_peer"]
+    assert document["latch"]["stored"] == 390
     assert document["directions"][1]["digests"] == "equal"
     assert [change["mode"] for change in document["mode_changes"]] == ["normal", "autonomous", "reconciling", "normal"]
     expected = {"facts": 9, "receipts": 4, "countersigned": 3, "intact": True, "findings": []}

@@ -23,6 +23,7 @@ from appliance.dev.control import (
     DownRequest,
     HealRequest,
     KillRequest,
+    PowerCutRequest,
     Request,
     StatusRequest,
     SupervisorStatus,
@@ -49,6 +50,17 @@ note("starts")
 time.sleep(60)
 """
 
+FOLLOWER = """
+import signal, sys, time
+def note(*_):
+    with open(sys.argv[1]) as file, open(sys.argv[2], "a") as journal:
+        print(file.read(), file=journal, flush=True)
+signal.signal(signal.SIGHUP, note)
+note()
+while True:
+    time.sleep(60)
+"""
+
 
 async def at_once(_pid: int) -> bool:
     """Ready as soon as it runs."""
@@ -68,9 +80,12 @@ def spec(
     ready: Callable[[int], Awaitable[bool]] = at_once,
     after: tuple[str, ...] = (),
     volatile: tuple[Path, ...] = (),
+    follows: tuple[Path, ...] = (),
+    once: bool = False,
 ) -> ChildSpec:
     """A trivial process."""
-    return ChildSpec(name, argv, folder / f"{name}.log", ready, after=after, volatile=volatile)
+    log = folder / f"{name}.log"
+    return ChildSpec(name, argv, log, ready, after=after, volatile=volatile, follows=follows, once=once)
 
 
 class Running:
@@ -133,6 +148,24 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
         assert status.supervisor_pid == os.getpid()
 
 
+async def test_a_power_cut_kills_what_runs(tmp_path: Path) -> None:
+    """All at once; what does not run is passed over, and what nobody knows is refused before anything is killed."""
+    waits = spec(tmp_path, "waits", follows=(tmp_path / "never",))
+    running = Running(tmp_path, [spec(tmp_path, "one"), spec(tmp_path, "two"), waits])
+    running.supervisor.files_patience = 0.1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.supervisor.run)
+        with trio.fail_after(30):
+            await running.until(lambda: any(r.step is Step.ALL_READY for r in running.reports))
+            one, two = running.pid("one"), running.pid("two")
+            with pytest.raises(BsfgError, match="nobody"):
+                await running.ask(PowerCutRequest(("one", "nobody")))
+            assert await running.ask(PowerCutRequest(("one", "waits"))) == {"pids": {"one": one}}
+            await running.until(lambda: running.pid("one") not in (0, one))
+            assert running.pid("two") == two
+        running.supervisor.down()
+
+
 async def test_a_kill_waits_for_a_process_that_is_being_started_again(tmp_path: Path) -> None:
     """Whoever kills at random moments need not look first."""
     async with supervising(tmp_path, spec(tmp_path, "one")) as running:
@@ -168,6 +201,73 @@ async def test_order_of_start_and_end(tmp_path: Path) -> None:
     async with supervising(tmp_path, noted("top", ("base",)), noted("base", ())):
         pass
     assert journal.read_text().splitlines() == ["base starts", "top starts", "top ends", "base ends"]
+
+
+async def test_what_is_done_once_comes_before_what_waits_for_it(tmp_path: Path) -> None:
+    """It may fail first; when it has ended well it is done, and is not started again."""
+    done = tmp_path / "done"
+    script = f"if [ -e {done}.1 ]; then touch {done}; else touch {done}.1; exit 3; fi"
+    step = spec(tmp_path, "step", ["sh", "-c", script], ready=never, once=True)
+    later = spec(tmp_path, "later", ["sh", "-c", f"test -e {done} && sleep 60"], after=("step",))
+    async with supervising(tmp_path, step, later) as running:
+        states = {p.name: (p.state, p.restarts) for p in running.supervisor.status().processes}
+        assert states == {"step": (ChildState.DONE, 1), "later": (ChildState.READY, 0)}
+        assert running.supervisor.status().ready
+
+
+async def test_a_step_that_fails_ends_the_start(tmp_path: Path) -> None:
+    """After three attempts, as any process."""
+    running = Running(tmp_path, [spec(tmp_path, "step", ["false"], once=True)])
+    with trio.fail_after(20), pytest.raises(ChildFailedError, match="step ended with exit code 1"):
+        await running.supervisor.run()
+
+
+async def test_a_process_follows_its_file(tmp_path: Path) -> None:
+    """It is started when the file is there, hears SIGHUP when it is another, and only then; also after a restart."""
+    file, journal = tmp_path / "session.pem", tmp_path / "journal"
+    program = [sys.executable, "-c", FOLLOWER, str(file), str(journal)]
+
+    async def has_started(_pid: int) -> bool:
+        return journal.exists()
+
+    running = Running(tmp_path, [spec(tmp_path, "one", program, ready=has_started, follows=(file,))])
+
+    def heard() -> list[str]:
+        return journal.read_text().splitlines() if journal.exists() else []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.supervisor.run)
+        with trio.fail_after(30):
+            await running.until(lambda: running.supervisor.status().processes[0].state is ChildState.WAITING)
+            await trio.sleep(0.2)
+            assert heard() == []
+            file.write_text("first")
+            await running.until(lambda: heard() == ["first"])
+            replacement = tmp_path / "new"
+            replacement.write_text("second")
+            replacement.replace(file)
+            await running.until(lambda: heard() == ["first", "second"])
+            await running.ask(KillRequest("one"))
+            await running.until(lambda: heard() == ["first", "second", "second"])
+            await trio.sleep(0.5)
+            assert heard() == ["first", "second", "second"]
+        running.supervisor.down()
+
+
+async def test_a_file_that_does_not_come_ends_no_start(tmp_path: Path) -> None:
+    """What needs it waits, and that is said; all else is up. With the file, it is started after all."""
+    file = tmp_path / "session.pem"
+    running = Running(tmp_path, [spec(tmp_path, "one"), spec(tmp_path, "two", follows=(file,))])
+    running.supervisor.files_patience = 0.2
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.supervisor.run)
+        with trio.fail_after(30):
+            await running.until(lambda: any(r.step is Step.ALL_READY for r in running.reports))
+            assert Progress(Step.LATER, "two", "waits for session.pem") in running.reports
+            assert not running.supervisor.status().ready
+            file.touch()
+            await running.until(lambda: running.supervisor.status().ready)
+        running.supervisor.down()
 
 
 async def test_a_process_that_does_not_start_ends_the_start(tmp_path: Path) -> None:
@@ -219,7 +319,16 @@ async def test_requests_that_make_no_sense_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"[]", b"{}", b'{"do": "dance"}', b'{"do": "kill"}', b'{"do": "kill", "process": 3}', b'{"do": "cut"}'],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"do": "dance"}',
+        b'{"do": "kill"}',
+        b'{"do": "kill", "process": 3}',
+        b'{"do": "cut"}',
+        b'{"do": "power-cut", "processes": "hub"}',
+    ],
 )
 def test_what_is_no_request(line: bytes) -> None:
     """Bytes from the socket are parsed, not trusted."""
@@ -228,7 +337,15 @@ def test_what_is_no_request(line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [StatusRequest(), CutRequest(Cut.BLACKHOLE), HealRequest(), KillRequest("hub"), DownRequest()]
+    "request_",
+    [
+        StatusRequest(),
+        CutRequest(Cut.BLACKHOLE),
+        HealRequest(),
+        KillRequest("hub"),
+        PowerCutRequest(("hub", "agent")),
+        DownRequest(),
+    ],
 )
 def test_requests_come_through(request_: Request) -> None:
     """What is written is what is read."""

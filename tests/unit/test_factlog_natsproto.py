@@ -224,7 +224,7 @@ def test_frames() -> None:
 
 def test_connect_asks_for_headers_and_proof() -> None:
     """The PING behind it is what proves that the broker took us; quotes in a password change nothing."""
-    frame = connect(user="agent", password='p"\r\nPUB x 0\r\n\r\n', name="n")
+    frame = connect({"user": "agent", "pass": 'p"\r\nPUB x 0\r\n\r\n'}, name="n")
     match = re.fullmatch(rb"CONNECT (\{[^\r\n]*\})\r\nPING\r\n", frame)
     assert match is not None
     options = json.loads(match[1])

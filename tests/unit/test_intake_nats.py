@@ -15,8 +15,9 @@ from appliance.boundary.names import Category
 from appliance.boundary.producing import AppendOutcome, AppendResult, ProducedFact
 from appliance.boundary.reasons import Reason
 from appliance.factlog.nats_intake import ERROR_CODE, NatsIntake
+from appliance.factlog.natslogin import Credentials
 from appliance.factlog.natsproto import Delivery, header_block
-from appliance.factlog.natswire import Credentials, NatsWire
+from appliance.factlog.natswire import NatsWire
 from tests.produced import PLANT, payload, subject
 
 
