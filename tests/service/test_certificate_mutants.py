@@ -157,7 +157,8 @@ async def test_the_leaf_listener_takes_none_that_is_not_the_zones_own(stage: Sta
         assert set((await trio.to_thread.run_sync(ask, stage.site.original)).values()) == {"PONG"}
         answers = await trio.to_thread.run_sync(ask, *mutants)
         taken = {which for which, answer in answers.items() if answer == "PONG"}
-        assert {which for which in taken if which[0] not in FORM_ALONE} == LEFT_TO_THE_KEY
+        unsent = {which for which, answer in answers.items() if answer == "cannot be loaded"}  # newer OpenSSL: more
+        assert {which for which in taken if which[0] not in FORM_ALONE} == LEFT_TO_THE_KEY - unsent
         refusals = Counter(kind for kind, _ in answers.keys() - taken)
         assert refusals.total() >= 200
         assert {"flipped bits", "issuer", "device CA"} & {kind for kind, _ in taken} == set()

@@ -136,7 +136,7 @@ def authority_pem(authority: Authority, passphrase: str | None) -> bytes:
 
 
 def _certificate(path: Path) -> x509.Certificate:
-    """A CA's certificate that connections can be checked against: peers take no less (RFC 5280, X509_V_FLAG_X509_STRICT).
+    """A CA's certificate; connections can be checked against it, which ask no less (X509_V_FLAG_X509_STRICT).
 
     :raises RefusedError: ``bad_input``: it is none.
     """

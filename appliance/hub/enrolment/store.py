@@ -87,11 +87,15 @@ class EnrolmentStore:
         """
         try:
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        except sqlite3.DatabaseError as error:
+            raise UnavailableError(Reason.OFFICE_UNUSABLE, f"{path}: {error}") from error
+        try:
             self._db.execute("PRAGMA synchronous = EXTRA")  # a commit is durable, its journal's removal too
             version = self._version()
             if version == 0:
                 self._make()
         except sqlite3.DatabaseError as error:
+            self._db.close()
             raise UnavailableError(Reason.OFFICE_UNUSABLE, f"{path}: {error}") from error
         if version not in {0, VERSION}:
             self._db.close()
