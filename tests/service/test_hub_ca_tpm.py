@@ -52,17 +52,18 @@ class World:
         errors = [line for line in done.stderr.splitlines() if line.startswith("{")]
         return json.loads(errors[-1])["error"]["reason"]
 
-    def init(self, *options: str | Path) -> Any:
+    def init(self, *options: str | Path, zone: str = HUB) -> Any:
         """Make the office."""
         hub = self.hub.folder
-        given = ["--zone", HUB, "--pki", hub / "pki", "--vendor", self.folder / "vendor/vendor-cas.pem"]
+        given: list[str | Path] = ["--zone", zone, "--pki", hub / "pki"]
+        given += ["--vendor", self.folder / "vendor/vendor-cas.pem"]
         given += ["--release-operator", hub / "operators.pem", "--image-key", hub / "image.pem"]
         return self.bsfg("hub", "init", *self.office, *given, *options)
 
     def enrol(self) -> Any:
         """All four documents of the plant's box on a stick; what the last command says."""
         files = [self.folder / f"document-{number}" for number in range(4)]
-        box = ["--keeper", self.plant.socket, "--pki", self.plant.folder / "pki"]
+        box: list[str | Path] = ["--keeper", self.plant.socket, "--pki", self.plant.folder / "pki"]
         self.bsfg("enrol", "request", *box, "--out", files[0])
         self.bsfg("hub", "answer", files[0], *self.office, "--out", files[1])
         self.bsfg("enrol", "answer", files[1], *box, "--out", files[2])
@@ -87,7 +88,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_the_hubs_tpm_certifies_zones(world: World) -> None:
     """Its own and a plant's, until it is latched; no key of the CA is ever in a file."""
     assert world.init("--authority", "tpm") == "bad_input", "it needs the keeper"
-    assert world.init("--authority", "tpm", "--keeper", world.plant.socket) == "bad_input", "the hub's own"
+    assert world.init("--authority", "tpm", "--keeper", world.plant.socket) == "bad_input", "not a hub's"
+    assert world.init("--authority", "tpm", "--keeper", world.hub.socket, zone="plant-b") == "bad_input", "another's"
+    assert not (world.folder / "office/hub-ca.pem").exists()
     told = world.init("--authority", "tpm", "--keeper", world.hub.socket)
     assert (told["authority"], told["own zone"]) == ("tpm", "enrolled")
     assert world.init()["authority"] == "tpm", "it stays what it was made"
@@ -134,6 +137,6 @@ def test_the_hubs_tpm_certifies_zones(world: World) -> None:
 def test_a_passphrase_for_a_key_in_the_tpm_is_refused(world: World) -> None:
     """There is no file that it could protect, and no office that says there is."""
     (world.folder / "passphrase").write_text("correct horse battery staple")
-    options = ["--encrypt", "--passphrase-file", world.folder / "passphrase"]
+    options: list[str | Path] = ["--encrypt", "--passphrase-file", world.folder / "passphrase"]
     assert world.init("--authority", "tpm", "--keeper", world.hub.socket, *options) == "bad_input"
     assert not (world.folder / "office/enrolment.toml").exists()

@@ -56,6 +56,8 @@ def test_a_good_one_is_taken(tmp_path: Path) -> None:
     assert config.groups == {"control": 991}
     software = GOOD.replace("device:/dev/tpmrm0", "swtpm:port=1") + "\n"
     assert load(tmp_path, software).tpm.kind == "swtpm"
+    simulated = load(tmp_path, software.replace("timeout_s = 20", "simulated_boot = true"))
+    assert simulated.tpm.simulated_boot
     assert load(tmp_path, GOOD.replace("plant-a", "enterprise")).is_hub
 
 
@@ -69,7 +71,7 @@ def test_a_good_one_is_taken(tmp_path: Path) -> None:
         ("timeout_s = 20", 'timeout_s = "20"', "timeout_s"),
         ("timeout_s = 20", "timeout_s = 0", "timeout_s"),
         ("timeout_s = 20", "timeout_s = true", "timeout_s"),
-        ("timeout_s = 20", "simulated_boot = true", "simulated_boot"),
+        ("timeout_s = 20", "simulated_boot = true", "software TPM"),
         ("timeout_s = 20", "retry = 1", "'retry'"),
         ('[callers]\n0 = ["administrator"]\n990 = ["agent", "hub"]', "[callers]", "nobody"),
         ('990 = ["agent", "hub"]', '990 = ["root"]', "roles"),

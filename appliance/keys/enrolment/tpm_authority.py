@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hub CA with its key in the hub's TPM: made once, under the policy of the hub's boundary key, and latched with it.
 
-It is for the keeper of a hub, in the TPM's own thread. It certifies whatever key asks for it by a request of its own: that
-a key is a zone's, and in a TPM, the enrolment office has proven before. After a change of the hub's operators the key still works, but no
-release can open it after the next quarantine: then a hub needs a new CA. Blocking.
+It is for the keeper of a hub, in the TPM's own thread. It certifies whatever key asks for it by a request of its own:
+that a key is a zone's, and in a TPM, the enrolment office has proven before. After a change of the hub's operators the
+key still works, but no release can open it after the next quarantine: then a hub needs a new CA. Blocking.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _tpm(table: _Table) -> TpmConfig:
     if not config.tcti.startswith(_TCTIS):
         raise ValueError(f"[tpm] tcti must begin with one of {', '.join(_TCTIS)}")
     if config.simulated_boot and config.kind != "swtpm":
-        raise ValueError("[tpm] simulated_boot is for a software TPM alone")
+        raise ValueError(f"[tpm] simulated_boot makes up PCRs: for a software TPM (swtpm:) alone, not {config.tcti}")
     if not 0.5 <= config.timeout_s <= 300:
         raise ValueError("[tpm] timeout_s must be 0.5 to 300")
     return config
