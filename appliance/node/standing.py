@@ -206,7 +206,8 @@ class Standing:
         self.keeper_status, self.keeper_problem = status, None
         if status.state is not KeeperState.READY:
             known = _STATES[status.state]
-            self.keeper_problem = type(known)(known.reason, status.problem or known.detail)
+            detail = status.problem.removeprefix(f"{known.reason}: ")  # it is said once
+            self.keeper_problem = type(known)(known.reason, detail or known.detail)
         self.now.learn(status.boundary_offset_ns)
 
     def _renew_software_session(self) -> None:
