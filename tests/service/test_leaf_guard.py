@@ -164,7 +164,7 @@ async def test_a_broker_that_is_away_is_a_problem_until_it_is_back(guarded: Guar
         guarded.deny(A)
         async with world.broker(HUB, guarded.text()), world.broker(B):
             await until(lambda: guard.problem is None)
-            assert guarded.authorities.read_bytes() == authorities_pem(guarded.registry().trusted())
+            await until(lambda: guarded.authorities.read_bytes() == authorities_pem(guarded.registry().trusted()))
             async with world.broker(A):
                 with trio.fail_after(20):
                     await until(lambda: refusals(guarded) > 0)
