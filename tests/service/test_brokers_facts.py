@@ -328,7 +328,9 @@ async def test_local_applications_do_not_see_or_forge_each_others_answers(tmp_pa
                 await client.subscribe("_INBOX.>", cb=note)
                 await client.flush()
             await victim.publish(OWN, b"mine", reply="_INBOX.victim")
-            await victim.flush()  # its request is there first
+            async with asyncio.timeout(5):
+                while not seen["victim"]:  # it is answered first  # noqa: ASYNC110 - nothing announces it
+                    await asyncio.sleep(0.01)
             await spy.publish("facts.operational.plant-a.all.both.x", b"spy", reply="_INBOX.victim")
             await spy.publish(f"$JS.API.STREAM.INFO.{STREAM}", b"", reply="_INBOX.victim")
             await asyncio.sleep(0.5)
