@@ -101,7 +101,7 @@ def new_hub_ca(
     name = _name(common_name)
     builder = _builder(name, name, key.public_key(), now - BACKDATE, now + HUB_CA_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-    builder = builder.add_extension(_key_usage(cert_sign=True, signature=False), critical=True)
+    builder = builder.add_extension(key_usage(cert_sign=True, signature=False), critical=True)
     return Authority(key, builder.sign(key, hashes.SHA256()))
 
 
@@ -130,7 +130,7 @@ def certify_device_ca(
     builder = _issued(hub.certificate, name, key, now, lifetime)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     # The boundary key also signs receipts, hence digitalSignature beside keyCertSign.
-    builder = builder.add_extension(_key_usage(cert_sign=True, signature=True), critical=True)
+    builder = builder.add_extension(key_usage(cert_sign=True, signature=True), critical=True)
     builder = builder.add_extension(only_name(identity_of(zone)), critical=True)
     return builder.sign(hub.key, hashes.SHA256())
 
@@ -203,7 +203,7 @@ def new_session(device: Authority, zone: ZoneId, now: datetime, validity: timede
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _issued(device.certificate, _name(identity_of(zone)), key.public_key(), now, validity)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_key_usage(cert_sign=False, signature=True), critical=True)
+    builder = builder.add_extension(key_usage(cert_sign=False, signature=True), critical=True)
     usages = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
     builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(identity_of(zone))]), critical=False)
@@ -271,7 +271,8 @@ def _named(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
-def _key_usage(*, cert_sign: bool, signature: bool) -> x509.KeyUsage:
+def key_usage(*, cert_sign: bool, signature: bool) -> x509.KeyUsage:
+    """What a key may do: sign certificates, sign in handshakes, or both; never anything else."""
     return x509.KeyUsage(
         digital_signature=signature,
         key_cert_sign=cert_sign,

@@ -93,6 +93,7 @@ def as_nobody(socket: Path, requests: list[Request]) -> list[Any]:
     return found
 
 
+# Peer credentials are the kernel's word, so another user is needed; the table of roles is tested for everybody.
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 async def test_a_user_may_do_what_its_role_may_and_no_more(tmp_path: Path, public_folder: Path) -> None:
     """Every call, by a process of another user: without a role, and with one."""

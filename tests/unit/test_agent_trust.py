@@ -83,8 +83,8 @@ class Hub:
         return nonce
 
     async def enrol(self, document: bytes) -> bytes:
-        """Not asked."""
-        raise NotImplementedError
+        """Enrolment is no duty of the loop; it must not ask."""
+        raise AssertionError("the trust loop enrolled")
 
     async def begin_attestation(self, zone: ZoneId) -> bytes:
         """Always the same."""

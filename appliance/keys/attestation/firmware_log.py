@@ -16,6 +16,7 @@ from typing import Final
 
 from appliance.boundary.errors import DeniedError
 from appliance.boundary.reasons import Reason
+from appliance.keys.attestation.reader import Reader
 from appliance.keys.tpm.public import SHA256
 
 FIRMWARE_LOG_BYTES: Final = 512 * 1024
@@ -74,33 +75,12 @@ class FirmwareLog:
         return None
 
 
-class _Reader:
-    """Little-endian numbers and bytes taken from the front."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def take(self, size: int) -> bytes:
-        part = self._data[self._at : self._at + size]
-        if len(part) != size:
-            raise ValueError("cut off")
-        self._at += size
-        return part
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
-
 def parse_firmware_log(data: bytes) -> FirmwareLog:
     """Read a log. :raises DeniedError: ``bad_evidence``: too long, or not exactly a crypto-agile log with SHA-256."""
     try:
         if len(data) > FIRMWARE_LOG_BYTES:
             raise ValueError(f"more than {FIRMWARE_LOG_BYTES} bytes")
-        reader = _Reader(data)
+        reader = Reader(data, "little")
         sizes = _header(reader)
         events, locality = [], 0
         for event in _events(reader, sizes):
@@ -114,10 +94,10 @@ def parse_firmware_log(data: bytes) -> FirmwareLog:
     return FirmwareLog(tuple(events), locality)
 
 
-def _header(reader: _Reader) -> dict[int, int]:
+def _header(reader: Reader) -> dict[int, int]:
     """The first event, in the old form: it says which algorithms follow (10.4.5.1)."""
     pcr, kind, _ = reader.number(4), reader.number(4), reader.take(20)
-    content = _Reader(reader.take(reader.number(4)))
+    content = Reader(reader.take(reader.number(4)), "little")
     if (pcr, kind) != (0, NO_ACTION) or content.take(16) != _SIGNATURE:
         raise ValueError("not a crypto-agile log")
     content.take(8)  # platform class, version, size of UINTN
@@ -136,7 +116,7 @@ def _header(reader: _Reader) -> dict[int, int]:
     return sizes
 
 
-def _events(reader: _Reader, sizes: dict[int, int]) -> Iterator[FirmwareEvent]:
+def _events(reader: Reader, sizes: dict[int, int]) -> Iterator[FirmwareEvent]:
     count = 0
     while reader:
         count += 1
@@ -159,7 +139,7 @@ def _variable(data: bytes, name: str) -> bytes | None:
     wanted = name.encode("utf-16-le")
     head = _GLOBAL_VARIABLE + struct.pack("<Q", len(name))
     try:
-        reader = _Reader(data)
+        reader = Reader(data, "little")
         if reader.take(24) != head:
             return None
         size = reader.number(8)

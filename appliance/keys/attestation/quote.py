@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from appliance.boundary.errors import DeniedError
 from appliance.boundary.reasons import Reason
 from appliance.keys.attestation.enrolled import EnrolledAttestation
+from appliance.keys.attestation.reader import Reader
 from appliance.keys.boundary_time import TpmClock
 from appliance.keys.keeper.port import QUOTED_PCRS
 from appliance.keys.operators import ORDER, verifies
@@ -49,35 +50,9 @@ class QuoteStatement:
     digest: bytes
 
 
-class _Reader:
-    """Bytes taken from the front; running out of them is an error."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, size: int) -> bytes:
-        """:raises ValueError: there are fewer."""
-        part = self._data[self._at : self._at + size]
-        if len(part) != size:
-            raise ValueError("cut off")
-        self._at += size
-        return part
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
-
-    def sized(self) -> bytes:
-        return self.take(self.number(2))
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise ValueError("bytes after its end")
-
-
 def parse_quote(statement: bytes) -> QuoteStatement:
     """Read a quote; nothing of it is trusted yet. :raises DeniedError: ``bad_evidence``: it is not exactly a quote."""
-    reader = _Reader(statement)
+    reader = Reader(statement, "big")
     try:
         if len(statement) > STATEMENT_BYTES:
             raise ValueError(f"more than {STATEMENT_BYTES} bytes")
@@ -97,7 +72,7 @@ def parse_quote(statement: bytes) -> QuoteStatement:
     return QuoteStatement(signer, nonce, clock, bool(safe), firmware, pcrs, digest)
 
 
-def _selection(reader: _Reader) -> tuple[int, ...]:
+def _selection(reader: Reader) -> tuple[int, ...]:
     """TPML_PCR_SELECTION of one bank, SHA-256 (part 2, 10.9.7)."""
     if (reader.number(4), reader.number(2)) != (1, SHA256):
         raise ValueError("not of the SHA-256 bank alone")

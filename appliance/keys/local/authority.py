@@ -26,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from appliance.boundary.errors import RefusedError, UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
-from appliance.keys.certificates import certificate_pem, key_pem
+from appliance.keys.certificates import certificate_pem, key_pem, key_usage
 from appliance.keys.files import PRIVATE, PUBLIC, locked, write_atomically
 from appliance.keys.local.root import LocalRoot
 
@@ -123,7 +123,7 @@ class LocalAuthority:
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(sign=False), critical=True)
+            .add_extension(key_usage(cert_sign=False, signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
             .sign(self.key, hashes.SHA256())
@@ -144,7 +144,7 @@ def _authority(key: ec.EllipticCurvePrivateKey, zone: ZoneId) -> x509.Certificat
     title = f"{zone} local CA"
     builder = _builder(title, _name(title), key.public_key(), BEGINNING + AUTHORITY_LIFE)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_usage(sign=True), critical=True)
+    builder = builder.add_extension(key_usage(cert_sign=True, signature=False), critical=True)
     # Whoever trusts this CA trusts it with servers, and with nothing else.
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     return builder.sign(key, hashes.SHA256())
@@ -169,17 +169,3 @@ def _name(title: str) -> x509.Name:
 
 def _general(name: PlantName) -> x509.GeneralName:
     return x509.DNSName(name) if isinstance(name, str) else x509.IPAddress(name)
-
-
-def _usage(*, sign: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign,
-        key_cert_sign=sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
