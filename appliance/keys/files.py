@@ -7,9 +7,16 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+from appliance.boundary.errors import BsfgError, RefusedError
+from appliance.boundary.reasons import Reason
+from appliance.boundary.sections import Section
+
+T = TypeVar("T")
 
 PRIVATE: Final = 0o600
 """Mode of files that hold a key or a password."""
@@ -52,3 +59,18 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def parse_toml(path: Path, parse: Callable[[Section], T]) -> T:
+    """What ``parse`` makes of a TOML document.
+
+    :raises OSError: it cannot be read. :raises RefusedError: ``bad_input`` with the file, and what is wrong in it.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RefusedError(Reason.BAD_INPUT, f"{path}: {error}") from error
+    try:
+        return parse(Section("", document))
+    except BsfgError as error:
+        raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.detail}") from error

@@ -68,16 +68,16 @@ serves peers). Relative paths are relative to the document. Example::
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from appliance.boundary.errors import BsfgError, RefusedError
+from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import ZoneId, parse_category, parse_zone
 from appliance.boundary.policy import CategoryPolicy, PeerPolicy, WhenFull, ZonePolicy
 from appliance.boundary.reasons import Reason
-from appliance.node.sections import Section
+from appliance.boundary.sections import Section
+from appliance.keys.files import parse_toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +203,9 @@ class NodeConfig:
     def load(cls, path: Path) -> NodeConfig:
         """Read and parse. :raises RefusedError: ``bad_input`` with file, section and field."""
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            return parse_toml(path, lambda root: _parse(root, path.parent))
         except OSError as error:
             raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: {error}") from error
-        try:
-            return _parse(Section("", document), path.parent)
-        except BsfgError as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.detail}") from error
 
 
 def _parse(root: Section, base: Path) -> NodeConfig:

@@ -30,7 +30,6 @@ Example of ``enrolment.toml``::
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,6 +42,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
+from appliance.boundary.sections import Section
 from appliance.hub.enrolment.authority import (
     DeviceAuthority,
     ExternalAuthority,
@@ -56,9 +56,9 @@ from appliance.hub.enrolment.authority import (
 from appliance.hub.measurements import MeasurementsFile
 from appliance.keys.enrolment.hubside import TOKEN_KEY_BYTES, SiteDemands
 from appliance.keys.enrolment.vendors import TpmVendors
+from appliance.keys.files import parse_toml
 from appliance.keys.folder import PkiFolder
 from appliance.keys.tpm.identity import load_p256, load_rsa
-from appliance.node.sections import Section
 
 K = TypeVar("K", ec.EllipticCurvePublicKey, rsa.RSAPublicKey)
 ATTEST_EVERY_S: Final = 300
@@ -189,15 +189,9 @@ class EnrolmentConfig:
         """
         path = folder.document
         try:
-            document = tomllib.loads(path.read_text("utf-8"))
+            return parse_toml(path, lambda root: cls._parse(root, folder.path))
         except OSError as error:
             raise UnavailableError(Reason.OFFICE_UNUSABLE, f"{path}: {error.strerror}; see 'bsfg hub init'") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: {error}") from error
-        try:
-            return cls._parse(Section("", document), folder.path)
-        except BsfgError as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.detail}") from error
 
     @classmethod
     def _parse(cls, root: Section, base: Path) -> Self:

@@ -37,20 +37,20 @@ Example::
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from appliance.boundary.errors import BsfgError, RefusedError
-from appliance.boundary.names import ZoneId, parse_zone
+from appliance.boundary.errors import RefusedError
+from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
+from appliance.boundary.sections import Section
 from appliance.keys.certificates import SESSION_VALIDITY
+from appliance.keys.files import parse_toml
 from appliance.keys.keeper.port import SESSION_NAMES
 from appliance.keys.keeper.roles import Role
 
-T = TypeVar("T")
 BOOT_LOG: Final = "/sys/kernel/security/tpm0/binary_bios_measurements"
 RUNTIME_LOG: Final = "/run/log/systemd/tpm2-measure.log"
 TIMEOUT_S: Final = 15.0
@@ -120,56 +120,17 @@ class KeeperConfig:
     def load(cls, path: Path) -> KeeperConfig:
         """Read and parse. :raises RefusedError: ``bad_input`` with file, table and field."""
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-            return _parse(_Table("", document), path.parent)
+            return parse_toml(path, lambda root: _parse(root, path.parent))
         except OSError as error:
             raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: {error}") from error
-        except BsfgError as error:
-            raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.detail}") from error
 
 
-class _Table:
-    """A table that gives out each field once and refuses what nobody asked for."""
-
-    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
-        self._name = name
-        self._values = dict(values)
-
-    def take(self, field: str, kind: type[T], default: T | None = None) -> T:
-        value = self._values.pop(field, default)
-        if value is None:
-            raise ValueError(f"[{self._name}] needs {field}")
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise ValueError(f"[{self._name}] {field} must be {kind.__name__}")
-        return value
-
-    def table(self, field: str, *, required: bool = True) -> _Table:
-        value = self._values.pop(field, None if required else {})
-        if not isinstance(value, dict):
-            raise ValueError(f"[{field}] must be a table" if value is not None else f"[{field}] is missing")
-        return _Table(field, value)
-
-    def rest(self, parse: Callable[[str, Any], T]) -> list[T]:
-        """All fields that are left, whatever their names."""
-        values, self._values = self._values, {}
-        return [parse(field, value) for field, value in values.items()]
-
-    def end(self) -> None:
-        if self._values:
-            raise ValueError(f"[{self._name}] has an unknown field {next(iter(self._values))!r}")
-
-
-def _parse(root: _Table, base: Path) -> KeeperConfig:
-    keeper, tpm, trust = (root.table(name) for name in ("keeper", "tpm", "trust"))
-    callers, groups = root.table("callers"), root.table("groups", required=False)
-    zone, hub = (parse_zone(keeper.take(field, str)) for field in ("zone", "hub"))
+def _parse(root: Section, base: Path) -> KeeperConfig:
+    keeper, tpm, trust, callers = (root.need(name) for name in ("keeper", "tpm", "trust", "callers"))
+    groups = root.section("groups") or Section("groups", {})
     config = KeeperConfig(
-        zone=zone,
-        hub=hub,
+        zone=keeper.zone(),
+        hub=keeper.zone("hub"),
         socket=base / keeper.take("socket", str),
         state_dir=base / keeper.take("state_dir", str),
         run_dir=base / keeper.take("run_dir", str),
@@ -179,50 +140,52 @@ def _parse(root: _Table, base: Path) -> KeeperConfig:
         session_s=keeper.take("session_s", int, SESSION_S),
         tpm=_tpm(tpm),
         trust=_trust(trust, base),
-        callers=dict(callers.rest(_caller)),
-        groups=dict(groups.rest(_group)),
+        callers=dict(_caller(callers, uid, roles) for uid, roles in callers.rest().items()),
+        groups=dict(_group(groups, name, group) for name, group in groups.rest().items()),
     )
-    for table in (keeper, tpm, trust, callers, groups, root):
-        table.end()
+    for section in (keeper, tpm, trust, root):
+        section.end()
     if not config.callers:
-        raise ValueError("[callers] names nobody")
+        raise callers.refuse("names nobody")
     if config.session_s not in SESSION_S_RANGE:
-        raise ValueError(f"[keeper] session_s must be {SESSION_S_RANGE[0]} to {SESSION_S_RANGE[-1]}")
+        raise keeper.refuse(f"session_s must be {SESSION_S_RANGE[0]} to {SESSION_S_RANGE[-1]}")
     return config
 
 
-def _tpm(table: _Table) -> TpmConfig:
+def _tpm(section: Section) -> TpmConfig:
     config = TpmConfig(
-        table.take("tcti", str), table.take("timeout_s", float, TIMEOUT_S), table.take("simulated_boot", bool, False)
+        section.take("tcti", str),
+        section.take("timeout_s", float, TIMEOUT_S),
+        section.take("simulated_boot", bool, False),
     )
     if not config.tcti.startswith(_TCTIS):
-        raise ValueError(f"[tpm] tcti must begin with one of {', '.join(_TCTIS)}")
+        raise section.refuse(f"tcti must begin with one of {', '.join(_TCTIS)}")
     if config.simulated_boot and config.kind != "swtpm":
-        raise ValueError(f"[tpm] simulated_boot makes up PCRs: for a software TPM (swtpm:) alone, not {config.tcti}")
+        raise section.refuse(f"simulated_boot makes up PCRs: for a software TPM (swtpm:) alone, not {config.tcti}")
     if not 0.5 <= config.timeout_s <= 300:
-        raise ValueError("[tpm] timeout_s must be 0.5 to 300")
+        raise section.refuse("timeout_s must be 0.5 to 300")
     return config
 
 
-def _trust(table: _Table, base: Path) -> TrustConfig:
+def _trust(section: Section, base: Path) -> TrustConfig:
     operators, image_key, signatures = (
-        base / table.take(field, str) for field in ("operators", "image_key", "image_signatures")
+        base / section.take(field, str) for field in ("operators", "image_key", "image_signatures")
     )
-    built = table.take("built", str, "")
-    logs = (base / table.take("boot_log", str, BOOT_LOG), base / table.take("runtime_log", str, RUNTIME_LOG))
+    built = section.take("built", str, "")
+    logs = (base / section.take("boot_log", str, BOOT_LOG), base / section.take("runtime_log", str, RUNTIME_LOG))
     return TrustConfig(operators, image_key, signatures, base / built if built else None, *logs)
 
 
-def _caller(uid: str, roles: Any) -> tuple[int, frozenset[Role]]:
+def _caller(section: Section, uid: str, roles: Any) -> tuple[int, frozenset[Role]]:
     if not uid.isdecimal() or not isinstance(roles, list) or not roles:
-        raise ValueError(f"[callers] {uid}: a uid and a list of roles")
+        raise section.refuse(f"{uid}: a uid and a list of roles")
     try:
         return int(uid), frozenset(Role(role) for role in roles)
     except ValueError as error:
-        raise ValueError(f"[callers] {uid}: the roles are {', '.join(Role)}") from error
+        raise section.refuse(f"{uid}: the roles are {', '.join(Role)}") from error
 
 
-def _group(name: str, group: Any) -> tuple[str, int]:
+def _group(section: Section, name: str, group: Any) -> tuple[str, int]:
     if name not in SESSION_NAMES or type(group) is not int or group < 0:
-        raise ValueError(f"[groups] {name}: a session's name ({', '.join(SESSION_NAMES)}) and a group's number")
+        raise section.refuse(f"{name}: a session's name ({', '.join(SESSION_NAMES)}) and a group's number")
     return name, group

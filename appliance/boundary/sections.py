@@ -10,7 +10,7 @@ from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import Category, ZoneId, parse_category, parse_zone
 from appliance.boundary.reasons import Reason
 
-T = TypeVar("T", str, int)
+T = TypeVar("T", str, int, float, bool)
 
 
 class Section:
@@ -25,14 +25,16 @@ class Section:
         value = self._values.pop(field, default)
         if value is None:
             raise self.refuse(f"needs {field}")
+        if kind is float and type(value) is int:  # 15 and 15.0 are one number to whoever writes it
+            value = kind(value)
         if type(value) is not kind:
             raise self.refuse(f"{field} must be {kind.__name__}")
         return value
 
-    def zone(self) -> ZoneId:
-        """The field ``zone``. :raises RefusedError: ``bad_input``."""
+    def zone(self, field: str = "zone") -> ZoneId:
+        """A field that names a zone. :raises RefusedError: ``bad_input``."""
         try:
-            return parse_zone(self.take("zone", str))
+            return parse_zone(self.take(field, str))
         except RefusedError as error:
             raise error if error.reason is Reason.BAD_INPUT else self.refuse(error.detail) from error
 
@@ -70,6 +72,11 @@ class Section:
     def fields(self) -> list[str]:
         """The names of what was not taken yet."""
         return list(self._values)
+
+    def rest(self) -> Mapping[str, Any]:
+        """All that was not taken yet, whatever its names: for tables whose names the writer chooses."""
+        values, self._values = self._values, {}
+        return values
 
     def end(self) -> None:
         """Nothing may be left. :raises RefusedError: ``bad_input`` with the first field that nobody asked for."""
