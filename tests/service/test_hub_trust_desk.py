@@ -40,6 +40,7 @@ class Keys:
     """What the desk needs of a node's keys: a boundary key in software, and who is registered."""
 
     boundary: Authority
+    looks: int = 0
 
     @property
     def port(self) -> Any:
@@ -49,8 +50,11 @@ class Keys:
     @property
     def standing(self) -> Any:
         """Always ready."""
-        registry = SimpleNamespace(zones=lambda: [HUB, PLANT], look=trio.lowlevel.checkpoint)
+        registry = SimpleNamespace(zones=lambda: [HUB, PLANT], look=self._look)
         return SimpleNamespace(ready=trio.lowlevel.checkpoint, registry=registry)
+
+    async def _look(self) -> None:
+        self.looks += 1
 
     async def sign(self, statement: bytes) -> Signature:
         """The boundary key."""
@@ -65,6 +69,7 @@ class World:
     desk: TrustDesk
     site: Site
     client: TrustClient
+    keys: Keys
 
     async def enrol(self, box: SimulatedBox) -> Any:
         """The dialogue through the network; an operator has approved the box."""
@@ -105,7 +110,7 @@ async def world(folder: Path, attestation: Attestation) -> AsyncIterator[World]:
                     break
                 except OSError:
                     await trio.sleep(0.02)
-        yield World(desk, site, client)
+        yield World(desk, site, client, keys)
         nursery.cancel_scope.cancel()
 
 
@@ -123,6 +128,7 @@ async def test_a_box_is_let_in_as_long_as_it_attests(tmp_path: Path, attestation
         box = SimulatedBox()
         it.site.office.folder.measurements.write_bytes(measurements(box).render())
         assert isinstance(await it.enrol(box), Grant)
+        assert it.keys.looks > 0  # the box dials at once, and must be known by then
         await it.known(PLANT, "stale")
         assert refusal(it.desk) is (Reason.ATTESTATION_STALE if required else None)
         assert await it.attest(box) == (True, ())
