@@ -28,6 +28,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from appliance.boundary import (
+    catalogue,
     errors,
     intake,
     messages,
@@ -134,7 +135,7 @@ def _reason_groups() -> list[tuple[str, list[reasons.Reason]]]:
 
 
 def _reason_row(reason: reasons.Reason) -> Sequence[object]:
-    text = reasons.CATALOGUE[reason]
+    text = catalogue.CATALOGUE[reason]
     answer = nats_intake.error_answer("", errors.BsfgError(reason))["error"]
     code = answer["code"] if isinstance(answer, dict) else ""
     return (

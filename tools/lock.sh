@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Writes the hash-locked lists of requirements/ from the floors in pyproject.toml. One set of lists serves every Python
-# from 3.11 on. Each package stands in one list only: build, then runtime, then what is left for dev.
+# from 3.11 on. Each package stands in one list only: build, then runtime, then what is left for station, then for dev.
 #   tools/lock.sh [--upgrade]      without --upgrade, pins that still fit stay as they are
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,5 +30,7 @@ lock build 'What pip needs to build packages.' --group build
 mapfile -t left_out < <(already build)
 lock runtime 'What the product runs on.' pyproject.toml "${left_out[@]}"
 mapfile -t left_out < <(already build runtime)
+lock station 'What the machine of a builder or technician needs beside runtime.' pyproject.toml --extra station "${left_out[@]}"
+mapfile -t left_out < <(already build runtime station)
 lock dev 'The brokers of the development environment and the tools of the tests.' pyproject.toml --group dev "${left_out[@]}"
 wc -l requirements/*.txt

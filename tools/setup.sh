@@ -68,7 +68,7 @@ make_venv() {
   rm -rf .venv
   python3 -m venv .venv
   install_locked build
-  install_locked runtime dev
+  install_locked runtime station dev
 }
 
 install_project() {

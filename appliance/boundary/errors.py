@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from appliance.boundary.reasons import CATALOGUE, Reason, ReasonText
+from appliance.boundary.catalogue import CATALOGUE
+from appliance.boundary.reasons import Reason, ReasonText
 
 E = TypeVar("E", bound=BaseException)
 

@@ -13,8 +13,9 @@ from typing import IO, Any, Final
 
 import click
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import RefusedError
-from appliance.boundary.reasons import CATALOGUE, Reason
+from appliance.boundary.reasons import Reason
 from appliance.cli.lines import Preparation, Prepared
 from appliance.cli.output import Meter
 from appliance.cli.publishing import WINDOW, Answer, Publisher, Verdict

@@ -12,11 +12,12 @@ import json
 from functools import partial
 from typing import Final
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.intake import Intake, Outcome
 from appliance.boundary.names import Category, ZoneId, store_stream
 from appliance.boundary.producing import AppendOutcome, AppendResult, ProducedFact
-from appliance.boundary.reasons import CATALOGUE, Reason, RpcCode
+from appliance.boundary.reasons import Reason, RpcCode
 from appliance.factlog.natsproto import Delivery, publish
 from appliance.factlog.natswire import NatsWire
 

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import BsfgError, UnavailableError
-from appliance.boundary.reasons import CATALOGUE, Reason
+from appliance.boundary.reasons import Reason
 
 SCHEMA: Final = 1
 STALE_AFTER_S: Final = 10.0

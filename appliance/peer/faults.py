@@ -15,6 +15,7 @@ from typing import Any, Final
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import (
     BsfgError,
     DeniedError,
@@ -24,7 +25,7 @@ from appliance.boundary.errors import (
     UnavailableError,
 )
 from appliance.boundary.proto.bsfg.v1 import bsfg_pb2 as pb
-from appliance.boundary.reasons import CATALOGUE, Reason, RpcCode
+from appliance.boundary.reasons import Reason, RpcCode
 
 HTTP_STATUS: Final = {
     RpcCode.INVALID_ARGUMENT: 400,

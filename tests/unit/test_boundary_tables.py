@@ -9,11 +9,12 @@ from itertools import product
 import pytest
 
 from appliance.boundary import modes, transfer
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import BsfgError, DeniedError
 from appliance.boundary.modes import Mode, ModeMachine
 from appliance.boundary.names import Category, ZoneId
 from appliance.boundary.policy import PeerPolicy, ZonePolicy
-from appliance.boundary.reasons import CATALOGUE, ExitCode, Reason
+from appliance.boundary.reasons import ExitCode, Reason
 from appliance.boundary.transfer import MAX_MOVES, Backoff, Event, Step, TransferMachine
 
 IMPOSSIBLE = {

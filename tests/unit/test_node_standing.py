@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import BsfgError, UnavailableError
 from appliance.boundary.names import ZoneId
-from appliance.boundary.reasons import CATALOGUE, Reason
+from appliance.boundary.reasons import Reason
 from appliance.keys.certificates import new_device_ca, new_hub_ca, new_session
 from appliance.keys.devca import ensure_pki
 from appliance.keys.keeper.port import KeeperPort, KeeperState, KeeperStatus, SessionInfo

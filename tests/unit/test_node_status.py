@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import UnavailableError
-from appliance.boundary.reasons import CATALOGUE, Reason
+from appliance.boundary.reasons import Reason
 from appliance.node.status import (
     SCHEMA,
     STALE_AFTER_S,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import (
     BsfgError,
     DeniedError,
@@ -19,7 +20,7 @@ from appliance.boundary.errors import (
     UnavailableError,
 )
 from appliance.boundary.proto.bsfg.v1 import bsfg_pb2 as pb
-from appliance.boundary.reasons import CATALOGUE, Reason, RpcCode
+from appliance.boundary.reasons import Reason, RpcCode
 from appliance.peer.faults import HTTP_STATUS, error_from_info, error_from_json, error_json
 
 

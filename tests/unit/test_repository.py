@@ -20,7 +20,9 @@ LAYERS = (
     {"factlog"},
     {"peer", "brokers", "keys"},
     {"node"},
-    {"agent", "hub"},
+    {"agent", "hub", "site"},
+    {"box", "firmware", "flash"},
+    {"console"},
     {"dev"},
     {"cli"},
 )

@@ -20,10 +20,11 @@ from typing import Final, TypeVar
 
 import trio
 
+from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.names import ZoneId, parse_zone
 from appliance.boundary.pages import Signature
-from appliance.boundary.reasons import CATALOGUE, Reason
+from appliance.boundary.reasons import Reason
 from appliance.keys.certificates import Session, certificate_der
 from appliance.keys.keeper.box import Box, Health, check_nonce
 from appliance.keys.keeper.clock import KeeperClock

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site configuration: what one signed document says of a box, and what follows from it for its network and services."""
