@@ -178,7 +178,7 @@ def test_every_pin_is_hashed(root: Path) -> None:
     assert lock_faults("click==8.5.1\n") == ["click==8.5.1"]
     assert lock_faults(f"--index-url https://example.org/\nx @ https://example.org/x.whl\n{good}\n") != []
     locks = sorted((root / "requirements").glob("*.txt"))
-    assert [lock.stem for lock in locks] == ["build", "dev", "runtime"]
+    assert [lock.stem for lock in locks] == ["build", "dev", "runtime", "station"]
     assert {lock.name: faults for lock in locks if (faults := lock_faults(lock.read_text("utf-8")))} == {}
 
 
@@ -188,6 +188,7 @@ def test_every_dependency_is_locked_once(root: Path) -> None:
     asked = [
         *project["project"]["dependencies"],
         *project["dependency-groups"]["dev"],
+        *project["project"]["optional-dependencies"]["station"],
         *project["build-system"]["requires"],
     ]
     text = "".join(lock.read_text("utf-8") for lock in (root / "requirements").glob("*.txt"))
