@@ -20,7 +20,7 @@ LAYERS = (
     {"factlog"},
     {"peer", "brokers", "keys"},
     {"node"},
-    {"agent", "hub", "site"},
+    {"agent", "hub", "site", "watchdog"},
     {"box", "firmware", "flash"},
     {"console"},
     {"dev"},
