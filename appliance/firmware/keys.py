@@ -121,6 +121,16 @@ class SecureBootKeys:
         """The key that signs what may boot."""
         return self.pair(KeyVariable.DB)
 
+    @property
+    def db_key(self) -> Path:
+        """The private key that signs images."""
+        return self.db.key
+
+    @property
+    def db_certificate(self) -> Path:
+        """Its certificate."""
+        return self.db.crt
+
     def pair(self, role: KeyVariable) -> KeyPair:
         """The key of a role."""
         return KeyPair(self.folder / f"{role}.key", self.folder / f"{role}.crt")
