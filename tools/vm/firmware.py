@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The firmware of a virtual machine: OVMF's code with Secure Boot, and a variable store of the machine's own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tools.vm.faults import NotBuiltError
+
+_FOLDER: Final = Path("/usr/share/OVMF")
+CODE: Final = _FOLDER / "OVMF_CODE_4M.secboot.fd"
+EMPTY_VARIABLES: Final = _FOLDER / "OVMF_VARS_4M.fd"
+"""No keys: Secure Boot is in setup mode, which is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """:param code: shared, read only. :param variables: this machine's own; the firmware writes to it."""
+
+    code: Path
+    variables: Path
+
+
+def code() -> Path:
+    """The code. :raises NotBuiltError: it is not installed."""
+    return _installed(CODE)
+
+
+def _installed(path: Path) -> Path:
+    if not path.is_file():
+        raise NotBuiltError(f"{path} is missing; 'tools/vm/setup.sh' installs the package ovmf")
+    return path
+
+
+def without_keys(target: Path) -> Firmware:
+    """Firmware with Secure Boot off: no keys are enrolled."""
+    shutil.copyfile(_installed(EMPTY_VARIABLES), target)
+    return Firmware(code(), target)
+
+
+def with_variables(source: Path, target: Path) -> Firmware:
+    """Firmware with a copy of a variable store."""
+    shutil.copyfile(source, target)
+    return Firmware(code(), target)
