@@ -223,8 +223,8 @@ def _parse(root: Section, base: Path) -> NodeConfig:
     categories = root.need("categories")
     policy = ZonePolicy(
         zone,
-        {parse_category(name): _category(categories.need(name)) for name in categories.fields()},
-        _peers(root.section("peers")),
+        {parse_category(name): category_policy(categories.need(name)) for name in categories.fields()},
+        peer_policies(root.section("peers")),
     )
     trust, listen = root.section("trust"), _only_endpoint(root.section("listen"))
     config = NodeConfig(
@@ -328,7 +328,8 @@ def _endpoint(section: Section) -> Endpoint:
     return Endpoint(section.take("host", str), port)
 
 
-def _category(section: Section) -> CategoryPolicy:
+def category_policy(section: Section) -> CategoryPolicy:
+    """What one category does when it is full. :raises RefusedError: ``bad_input``: a field is not valid."""
     text = section.take("when_full", str, WhenFull.REJECT.value)
     try:
         when_full = WhenFull(text)
@@ -341,7 +342,8 @@ def _category(section: Section) -> CategoryPolicy:
     return policy
 
 
-def _peers(section: Section | None) -> dict[ZoneId, PeerPolicy]:
+def peer_policies(section: Section | None) -> dict[ZoneId, PeerPolicy]:
+    """What each peer may do here. :raises RefusedError: ``bad_input`` or ``bad_name``: a field is not valid."""
     if section is None:
         return {}
     peers = {}

@@ -155,6 +155,19 @@ class Interface:
         return self.role.device
 
     @property
+    def addresses(self) -> list[IPv4Interface | IPv6Interface]:
+        """Its static addresses, both versions, with their prefixes."""
+        return [*self.ipv4.addresses, *self.ipv6.addresses]
+
+    def learns(self, version: int) -> bool:
+        """Whether its address and router of this version of IP come from the network."""
+        return self.ipv4.mode is V4Mode.DHCP if version == 4 else self.ipv6.mode is V6Mode.SLAAC
+
+    def gateway(self, version: int) -> Address | None:
+        """Its static default router of this version of IP."""
+        return self.ipv4.gateway if version == 4 else self.ipv6.gateway
+
+    @property
     def ports(self) -> tuple[Port, ...]:
         """All physical ports it stands on."""
         return self.base.members if isinstance(self.base, Bond) else (self.base,)
