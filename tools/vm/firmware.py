@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from appliance.firmware.keys import SecureBootKeys
+from appliance.firmware.varstore import make_vars
 from tools.vm.faults import NotBuiltError
 
 _FOLDER: Final = Path("/usr/share/OVMF")
@@ -33,6 +35,12 @@ def _installed(path: Path) -> Path:
     if not path.is_file():
         raise NotBuiltError(f"{path} is missing; 'tools/vm/setup.sh' installs the package ovmf")
     return path
+
+
+def with_keys(target: Path, keys: SecureBootKeys) -> Firmware:
+    """Firmware with Secure Boot on, which starts what these keys signed and nothing else."""
+    make_vars(_installed(EMPTY_VARIABLES), keys, target)
+    return Firmware(code(), target)
 
 
 def without_keys(target: Path) -> Firmware:
