@@ -7,6 +7,7 @@ What has passed here is safe in a line of a configuration file of another progra
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -20,7 +21,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from appliance.boundary.errors import RefusedError
@@ -56,7 +57,10 @@ def dns_name(text: str) -> str:
 
 def address(text: str) -> Address:
     """The address of one host, without a scope."""
-    found = ip_address(text)
+    try:
+        found = ip_address(text)
+    except ValueError:
+        raise ValueError("not an address") from None
     if isinstance(found, IPv6Address) and found.scope_id is not None:
         raise ValueError("an address has no interface in it here")
     if found.is_unspecified or found.is_multicast or found.is_loopback or found == IPv4Address("255.255.255.255"):
@@ -76,6 +80,8 @@ def remote(text: str) -> Address:
 
 def host(text: str) -> str:
     """A DNS name in lower case, or an address in its short form."""
+    if "//" in text or re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]+", text):
+        raise ValueError("a host alone: no scheme and no port")
     if ":" in text or re.fullmatch(r"[0-9.]+", text):
         return str(remote(text))
     return dns_name(text)
@@ -107,7 +113,10 @@ def _interface(text: str) -> IPv4Interface | IPv6Interface:
     if not slash or not prefix.isdecimal():
         raise ValueError("an address and its prefix, such as 192.0.2.20/24")
     remote(head)
-    found = ip_interface(text)
+    try:
+        found = ip_interface(text)
+    except ValueError:
+        raise ValueError("the prefix is too long") from None
     if found.network.prefixlen == 0:
         raise ValueError("a prefix of 0 is no network")
     return found
@@ -117,7 +126,12 @@ def network(text: str) -> Network:
     """A network behind a router."""
     if not text.partition("/")[2].isdecimal():
         raise ValueError("a network and its prefix, such as 10.20.0.0/16")
-    found = ip_network(text)
+    try:
+        found = ip_network(text)
+    except ValueError as error:
+        raise ValueError(
+            "not a network" if "host bits" not in str(error) else "bits are set behind the prefix"
+        ) from None
     if found.prefixlen == 0:
         raise ValueError("that is everything; name a gateway instead")
     if found.is_loopback or found.is_multicast or found.is_link_local:
@@ -202,8 +216,13 @@ def hub_ca_certificate(text: str) -> str:
 
 def key_name(pem: str) -> str:
     """A short name of a public key for people: the first 16 hex digits of the SHA-256 of its SubjectPublicKeyInfo."""
-    from hashlib import sha256
-
     key = load_p256(pem)
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return sha256(der).hexdigest()[:16]
+
+
+def certificate_name(pem: str) -> str:
+    """A certificate for people: its subject, and the first 16 hex digits of the SHA-256 of its DER."""
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    subject = certificate.subject.rfc4514_string().encode(errors="backslashreplace").decode()
+    return f"{subject} {certificate.fingerprint(hashes.SHA256()).hex()[:16]}"
