@@ -7,8 +7,8 @@ udev applies when the port appears; for ports that are there already::
     udevadm control --reload
     udevadm trigger --subsystem-match=net --action=add --settle
 
-Nothing here listens: no LLMNR, no mDNS, no LLDP, no DHCP server. Name servers, time servers, domains and host names that
-DHCP or a router offers are not used: nobody signed them. Ports that no role stands on are kept down.
+Nothing here listens: no LLMNR, no mDNS, no LLDP, no DHCP server. Name servers, time servers, domains and host names
+that DHCP or a router offers are not used: nobody signed them. Ports that no role stands on are kept down.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def base_device(config: SiteConfig, base: Port | Bond) -> str:
 
 
 def port_device(config: SiteConfig, port: Port) -> str:
-    """The name a physical port gets: of the role that is alone on it, else ``port0``, ``port1``…"""
+    """The name a physical port gets: of the role that is alone on it, else ``port0`` and so on."""
     for interface in config.interfaces:
         if interface.base == port and interface.vlan is None:
             return interface.device

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the ports that a site configuration names are in the box: said before a technician looks for a cable fault."""
+"""Whether the ports that a site configuration names are in the box: said before anybody looks for a cable fault."""
 
 from __future__ import annotations
 
