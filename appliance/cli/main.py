@@ -18,15 +18,18 @@ from appliance.cli.output import OUTPUT_KEY, print_error
 
 COMMANDS: Final = {
     "audit": ("appliance.cli.audit", "Prove what crossed."),
+    "box": ("appliance.cli.box", "Look at the box this runs on."),
     "credential": ("appliance.cli.credential", "Hand out and revoke credentials of local applications."),
     "demo": ("appliance.cli.demo", "Watch facts cross between two zones, on this machine."),
     "dev": ("appliance.cli.dev", "Run a two-zone environment on this machine."),
     "enrol": ("appliance.cli.enrol", "Make this box a zone of a hub."),
     "fact": ("appliance.cli.fact", "Append facts to a zone, and read the facts a zone has."),
     "hub": ("appliance.cli.hub", "Decide which boxes are which zones."),
+    "image": ("appliance.cli.image", "Check a release image, and write it to a disk."),
     "operator": ("appliance.cli.operator", "Make the keys of operators."),
     "policy": ("appliance.cli.policy", "Show the policy of a boundary key."),
     "release": ("appliance.cli.release", "Release a box from quarantine: two operators sign."),
+    "site": ("appliance.cli.site", "Write, check, sign and take the site configuration of a box."),
     "status": ("appliance.cli.status", "Show how both zones are, and what waits to cross."),
 }
 """Each command: the module that has it under its own name, and what it is for; only the one that is called is imported.

@@ -8,21 +8,26 @@ noticed before the disk can boot.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
 from appliance.flash.release import CHUNK, Release
 
 
-class _Hashing:
+class _Hashing(io.RawIOBase):
     """A file whose bytes are hashed as they are read."""
 
     def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
         self._file = file
         self._made = hashlib.sha256()
         self.count = 0
+
+    def readable(self) -> bool:
+        return True
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
@@ -51,7 +56,7 @@ def image_bytes(release: Release) -> Iterator[bytes]:
     try:
         with release.image.open("rb") as raw:
             file = _Hashing(raw)
-            with zstandard.ZstdDecompressor().stream_reader(file, read_size=CHUNK) as reader:
+            with zstandard.ZstdDecompressor().stream_reader(cast("BinaryIO", file), read_size=CHUNK) as reader:
                 while data := reader.read(CHUNK):
                     size += len(data)
                     if size > manifest.extract_size:

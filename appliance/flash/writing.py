@@ -18,7 +18,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from appliance.boundary.errors import IntegrityError, RefusedError
 from appliance.boundary.reasons import Reason
@@ -31,11 +31,8 @@ MAX_KEPT: Final = 16 * MIB
 STAGES: Final = ("check", "write", "read back", "finish")
 
 
-class Progress(Protocol):
-    """Told how work goes on."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """``done`` of ``total`` bytes of a stage are done."""
+Progress = Callable[[str, int, int], None]
+"""Told how work goes on: stage, bytes done, bytes in all."""
 
 
 def quiet(_stage: str, _done: int, _total: int) -> None:
@@ -44,8 +41,10 @@ def quiet(_stage: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was done. :param written: bytes. :param kept: bytes that the disk had already. :param direct: whether what
-    was read back came past the cache. :param seconds: how long it took.
+    """What was done.
+
+    :param written: bytes. :param kept: bytes that the disk had already.
+    :param direct: whether what was read back came past the cache. :param seconds: how long it took.
     """
 
     written: int
@@ -73,7 +72,8 @@ class Layout:
         """
         table = PartitionTable.parse(head)
         end = max((part.end for part in table.partitions), default=HEAD_BYTES)
-        early, late = [], []
+        early: list[BlockRange] = []
+        late: list[BlockRange] = []
         for part in blocks.ranges:
             outside = part.end <= HEAD_BYTES or part.start >= end
             if not outside and (part.start < HEAD_BYTES or part.end > end):

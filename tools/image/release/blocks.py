@@ -42,10 +42,20 @@ def _needed(file: BinaryIO, table: PartitionTable, used: list[bool], size: int) 
         last = max((i for i in range(part.start // MIB, -(-part.end // MIB)) if used[i]), default=-1)
         end = part.start + MIB if last < 0 else (last + 2) * MIB
         yield part.start, min(part.end, max(end, part.start + covered.get(part.first, 0)))
-    for index, something in enumerate(used):  # what stands outside of partitions: the second table
-        start, end = index * MIB, min((index + 1) * MIB, size)
-        if something and not any(part.start <= start and end <= part.end for part in table.partitions):
-            yield start, end
+    for start, end in _gaps(table, size):  # what stands outside of partitions: the second table
+        for index in range(start // MIB, -(-end // MIB)):
+            if used[index]:
+                yield max(start, index * MIB), min(end, (index + 1) * MIB)
+
+
+def _gaps(table: PartitionTable, size: int) -> Iterator[tuple[int, int]]:
+    at = HEAD_BYTES
+    for part in sorted(table.partitions, key=lambda part: part.first):
+        if part.start > at:
+            yield at, part.start
+        at = part.end
+    if size > at:
+        yield at, size
 
 
 def _covered_by_verity(file: BinaryIO, table: PartitionTable) -> dict[int, int]:
