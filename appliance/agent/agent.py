@@ -20,7 +20,7 @@ from appliance.boundary.crossing import Crossing, Observer
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.modes import Mode
 from appliance.boundary.reasons import Reason
-from appliance.node.config import NodeConfig, Uplink
+from appliance.node.config import Endpoint, NodeConfig, Uplink
 from appliance.node.status import CrossingReport, PeerStatus, Problem
 from appliance.node.zone import ZoneRuntime, wall_clock_ms
 from appliance.peer.client import ClientConfig, PeerClient, open_peer
@@ -42,7 +42,11 @@ class Agent:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        async with open_peer(self._client_config()) as peer, trio.open_nursery() as nursery:
+        endpoint = self._uplink.endpoint
+        if endpoint is None:
+            await self._zone.run(self._describe)
+            return
+        async with open_peer(self._client_config(endpoint)) as peer, trio.open_nursery() as nursery:
             if self._trust is not None:
                 nursery.start_soon(self._trust.run)
             await nursery.start(partial(self._zone.run, self._describe))
@@ -77,13 +81,13 @@ class Agent:
         hub = TrustClient(self._uplink.zone, endpoint.host, endpoint.port, partial(trust_client_context, hub_ca))
         return TrustLoop(self._config.zone, keeper, hub, changed=self._zone.changed.fire)
 
-    def _client_config(self) -> ClientConfig:
+    def _client_config(self, endpoint: Endpoint) -> ClientConfig:
         standing = self._zone.standing
         return ClientConfig(
             self._config.zone,
             self._uplink.zone,
-            self._uplink.endpoint.host,
-            self._uplink.endpoint.port,
+            endpoint.host,
+            endpoint.port,
             standing.credential,
             standing.registry,
             now=standing.now,

@@ -25,6 +25,7 @@ class User(IntEnum):
     WATCHDOG = 955
     CONSOLE = 956
     ENROL = 957
+    NAMES = 958
 
     @property
     def login(self) -> str:
@@ -84,7 +85,7 @@ class BoxLayout:
 
     @property
     def runtime_log(self) -> Path:
-        """systemd's log of its own measurements."""
+        """The log systemd keeps of its own measurements."""
         return self.root / "run/log/systemd/tpm2-measure.log"
 
     # -- what the flasher left on the ESP ---------------------------------------------------------------------------
@@ -199,8 +200,33 @@ class BoxLayout:
         return self.config / "chrony.conf"
 
     @property
+    def site_authorities(self) -> Path:
+        """CA certificates of the site's time servers."""
+        return self.config / "site-authorities.pem"
+
+    @property
+    def control_secrets(self) -> Path:
+        """Passwords of nats-control on loopback, of this boot; root's alone."""
+        return self.config / "control-secrets.json"
+
+    @property
+    def names(self) -> Path:
+        """The names that must be looked up, a JSON list; not there: none."""
+        return self.config / "names.json"
+
+    @property
+    def names_run(self) -> Path:
+        """The folder of whoever looks names up."""
+        return self.run / "names"
+
+    @property
+    def hosts_file(self) -> Path:
+        """What ``/etc/hosts`` leads to, by :attr:`hosts`."""
+        return self.names_run / "hosts"
+
+    @property
     def hosts(self) -> Path:
-        """``/etc/hosts`` is a link to it."""
+        """A link to :attr:`hosts_file`; ``/etc/hosts`` is a link to it."""
         return self.run / "hosts"
 
     @property

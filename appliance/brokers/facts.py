@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from appliance.boundary.errors import RefusedError
@@ -24,6 +24,7 @@ from appliance.brokers.syntax import Value, render
 
 TLS_TIMEOUT_S: Final = 5
 """How long a client may take for its handshake."""
+_FILE = re.compile(r"[A-Za-z0-9_./-]+")
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
@@ -61,6 +62,20 @@ class BrokerTrust:
         return render("Whom nats-facts lets in. Generated; changes are overwritten.", self.fields())
 
 
+@dataclass(frozen=True, slots=True)
+class IncludedTrust:
+    """That the broker reads whom it lets in from a file of its own, which may be there later than this one.
+
+    :param file: relative to the folder of the configuration; the server takes an absolute path for a relative one.
+    """
+
+    file: PurePosixPath
+
+    def __post_init__(self) -> None:
+        if self.file.is_absolute() or not _FILE.fullmatch(str(self.file)):
+            raise RefusedError(Reason.BAD_INPUT, f"{self.file}: a plain relative path")
+
+
 def connections_each(limits: Limits, applications: int) -> int:
     """How many connections each local application may have, so that together they cannot take the agent's.
 
@@ -83,7 +98,7 @@ class FactsBroker:
     listen: Local | Plant
     store: Path
     limits: Limits
-    trust: BrokerTrust
+    trust: BrokerTrust | IncludedTrust
 
     def render(self) -> str:
         """The configuration text for nats-server."""
@@ -91,5 +106,9 @@ class FactsBroker:
         if isinstance(self.listen, Plant):
             file = str(self.listen.certificate)
             document["tls"] = {"cert_file": file, "key_file": file, "min_version": "1.3", "timeout": TLS_TIMEOUT_S}
+        comment = f"nats-facts of zone {self.zone}. Generated; changes are overwritten."
+        if isinstance(self.trust, IncludedTrust):
+            del document["system_account"]  # the included file names it
+            return render(comment, document) + f'include "{self.trust.file}"\n'
         document.update(self.trust.fields())
-        return render(f"nats-facts of zone {self.zone}. Generated; changes are overwritten.", document)
+        return render(comment, document)

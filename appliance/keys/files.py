@@ -22,6 +22,8 @@ PRIVATE: Final = 0o600
 """Mode of files that hold a key or a password."""
 PUBLIC: Final = 0o644
 """Mode of files that anybody may read."""
+GROUP: Final = 0o640
+"""Mode of files that their group may read."""
 
 
 def write_atomically(path: Path, data: bytes, mode: int = PRIVATE) -> None:
@@ -42,6 +44,26 @@ def write_atomically(path: Path, data: bytes, mode: int = PRIVATE) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, data: bytes, mode: int, group: int | None = None) -> None:
+    """Replace a file whole, in a file system that does not outlive a power cut anyway: nothing is forced to a disk.
+
+    :param group: number of the group it is to have; ``None``: as the folder has it.
+    :raises OSError: as the operating system says.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -45,7 +45,7 @@ serves peers). Relative paths are relative to the document. Example::
     append = ["operational"]
 
     [uplink]                       # agents only: the hub to dial
-    zone = "enterprise"
+    zone = "enterprise"            # alone: there is no way to it (air-gapped), and nothing is dialled
     host = "127.0.0.1"
     port = 8443
 
@@ -119,10 +119,10 @@ class PlantConfig:
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """The hub an agent dials."""
+    """The hub an agent dials. :param endpoint: ``None``: there is no way to it, and the zone works on its own."""
 
     zone: ZoneId
-    endpoint: Endpoint
+    endpoint: Endpoint | None
 
 
 class Attestation(StrEnum):
@@ -266,7 +266,8 @@ def _keys(section: Section, base: Path) -> KeysConfig:
 def _uplink(section: Section | None) -> Uplink | None:
     if section is None:
         return None
-    uplink = Uplink(section.zone(), _endpoint(section))
+    reachable = {"host", "port"} & set(section.fields())
+    uplink = Uplink(section.zone(), _endpoint(section) if reachable else None)
     section.end()
     return uplink
 

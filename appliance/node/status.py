@@ -8,7 +8,6 @@ fields they do not know. A document older than :data:`STALE_AFTER_S` says only t
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final
 from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.errors import BsfgError, UnavailableError
 from appliance.boundary.reasons import Reason
+from appliance.keys.files import GROUP, replace_file
 
 SCHEMA: Final = 1
 STALE_AFTER_S: Final = 10.0
@@ -164,10 +164,7 @@ class StatusDocument:
     def write(self, directory: Path) -> None:
         """Replace ``<directory>/<name>.json`` atomically."""
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{self.name}.json"
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(directory / f"{self.name}.json", json.dumps(asdict(self), indent=1).encode(), GROUP)
 
     @classmethod
     def read(cls, path: Path) -> StatusDocument:

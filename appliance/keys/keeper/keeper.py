@@ -26,6 +26,7 @@ from appliance.boundary.names import ZoneId, parse_zone
 from appliance.boundary.pages import Signature
 from appliance.boundary.reasons import Reason
 from appliance.keys.certificates import Session, certificate_der
+from appliance.keys.files import GROUP, replace_file
 from appliance.keys.keeper.box import Box, Health, check_nonce
 from appliance.keys.keeper.clock import KeeperClock
 from appliance.keys.keeper.config import KeeperConfig
@@ -154,10 +155,8 @@ class Keeper:
             self._state = state
         path = self._config.status_dir / STATUS_FILE
         values = {"pid": os.getpid(), "updated_at_unix_ms": time.time_ns() // 1_000_000, **to_json(self._status())}
-        temporary = path.with_suffix(".new")
         try:
-            temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-            os.replace(temporary, path)
+            replace_file(path, json.dumps(values, indent=1).encode(), GROUP)
         except OSError as error:
             _log.warning("status: %s", error)
 

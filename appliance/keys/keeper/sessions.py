@@ -8,12 +8,12 @@ moment as all other boxes; an attempt that failed is repeated after growing paus
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from appliance.keys.certificates import SESSION_VALIDITY
+from appliance.keys.files import GROUP, PRIVATE, replace_file
 
 JITTER: Final = 0.05
 """Of the validity, to both sides of its half."""
@@ -84,15 +84,4 @@ def write_session(path: Path, pem: bytes, group: int | None) -> None:
 
     It lies in a tmpfs: nothing is to survive a power cut, so nothing is forced to a disk. :raises OSError: as it says.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            if group is not None:
-                os.fchown(file.fileno(), -1, group)
-                os.fchmod(file.fileno(), 0o640)
-            file.write(pem)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, pem, PRIVATE if group is None else GROUP, group)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that follows from the site configuration, written where the services of this boot find it. As root.
+
+Writing it again changes what has changed and nothing else, and takes away what a former configuration had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from appliance.box.configs import BoxChoices, BoxConfigs
+from appliance.box.layout import BoxLayout, User
+from appliance.box.storage import Storage, share
+from appliance.brokers.config import Secrets
+from appliance.keys.files import GROUP, PRIVATE, PUBLIC, replace_file, write_atomically
+from appliance.keys.folder import PkiFolder
+from appliance.site.config import SiteConfig
+from appliance.site.egress import names_to_resolve, nft_script, nft_sets
+from appliance.site.network import network_files
+from appliance.site.services import chrony_conf, hosts, resolv_conf, site_authorities
+
+OURS: Final = "*-bsfg-*"
+"""Files of ours in networkd's folder."""
+NOTHING: Final = "# Not configured: the sets of the firewall stay empty.\n"
+_LOCALHOST: Final = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """Writes the files of a boot. :param choices: what the site does not say."""
+
+    layout: BoxLayout
+    choices: BoxChoices = field(default=BoxChoices())
+
+    def apply(self, site: SiteConfig) -> Storage:
+        """Write everything; how the disk was shared. :raises OSError: the disk or memory is full."""
+        at = self.layout
+        self._folders()
+        storage = share(_size_of(at.state), site.policy)
+        configs = BoxConfigs(site, at, storage, self.choices)
+        self._certificates(site)
+        replace_file(at.operators, "".join(site.trust.operators).encode(), PUBLIC)
+        self._give(at.keeper_config, configs.keeper(), User.KEEPER)
+        self._give(at.facts_config, configs.facts(), User.FACTS)
+        control = configs.control(self._control_secrets())
+        if control is None:
+            at.control_config.unlink(missing_ok=True)
+        else:
+            self._give(at.control_config, control, User.CONTROL)
+        self._network(network_files(site))
+        replace_file(at.hosts_file, hosts(site).encode(), PUBLIC)
+        replace_file(at.resolv, resolv_conf(site).encode(), PUBLIC)
+        self._time(site)
+        self._public(at.names, json.dumps(names_to_resolve(site)) if names_to_resolve(site) else None)
+        replace_file(at.sets, nft_script(nft_sets(site)).encode(), PUBLIC)
+        self._take_voucher()
+        self._give(at.node_config, configs.node(), User.AGENT)  # last: units that look for it may start now
+        return storage
+
+    def apply_nothing(self) -> None:
+        """This box is not configured: nothing opens, and nothing fails."""
+        at = self.layout
+        self._folders()
+        for path in (at.keeper_config, at.node_config, at.facts_config, at.control_config, at.chrony, at.names):
+            path.unlink(missing_ok=True)
+        self._network({})
+        replace_file(at.hosts_file, _LOCALHOST.encode(), PUBLIC)
+        replace_file(at.resolv, b"", PUBLIC)
+        replace_file(at.sets, NOTHING.encode(), PUBLIC)
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _folders(self) -> None:
+        """tmpfiles.d has made them on a box; elsewhere they are made here."""
+        at = self.layout
+        for folder in (
+            *(at.site, at.local, at.facts_store, at.control_store, at.agent_state, at.keeper_state, at.pki),
+            *(at.config, at.facts_run, at.agent_run, at.enrol_run, at.keeper_boot, at.sessions, at.status),
+            *(at.names_run, at.network),
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def _give(self, path: Path, text: str, user: User) -> None:
+        """A configuration that its service alone may read, and not change."""
+        replace_file(path, text.encode(), GROUP, int(user) if os.geteuid() == 0 else None)
+
+    @staticmethod
+    def _public(path: Path, text: str | None) -> None:
+        if text is None:
+            path.unlink(missing_ok=True)
+        else:
+            replace_file(path, text.encode(), PUBLIC)
+
+    def _control_secrets(self) -> Secrets:
+        """Passwords on loopback: made once a boot, so that the broker need not start again when this runs again."""
+        path = self.layout.control_secrets
+        try:
+            values = json.loads(path.read_text("ascii"))
+            return Secrets(values["control"], values["sys"])
+        except FileNotFoundError:
+            values = {name: secrets.token_urlsafe(24) for name in ("control", "sys")}
+            replace_file(path, json.dumps(values).encode(), PRIVATE)
+            return Secrets(values["control"], values["sys"])
+
+    def _certificates(self, site: SiteConfig) -> None:
+        """The hub CA, and no zone's certificates but under this one."""
+        pki = PkiFolder(self.layout.pki)
+        pki.zones.mkdir(parents=True, exist_ok=True)
+        new = site.trust.hub_ca.encode()
+        if pki.hub_ca.is_file() and pki.hub_ca.read_bytes() == new:
+            return
+        if pki.hub_ca.is_file():  # another hub: what the former one said of zones is kept beside, for receipts
+            beside = self.layout.pki / f"before-{secrets.token_hex(4)}"
+            beside.mkdir()
+            for path in (pki.hub_ca, pki.denied, *pki.zones.glob("*.pem")):
+                if path.is_file():
+                    shutil.copyfile(path, beside / path.name)
+            for path in (pki.denied, *pki.zones.glob("*.pem")):
+                path.unlink(missing_ok=True)
+        write_atomically(pki.hub_ca, new, PUBLIC)
+
+    def _network(self, files: Mapping[str, str]) -> None:
+        folder = self.layout.network
+        for path in folder.glob(OURS):
+            if path.name not in files:
+                path.unlink()
+        for name, text in files.items():
+            replace_file(folder / name, text.encode(), PUBLIC)
+
+    def _time(self, site: SiteConfig) -> None:
+        at, authorities = self.layout, site_authorities(site)
+        self._public(at.site_authorities, authorities or None)
+        self._public(at.chrony, chrony_conf(site, at.site_authorities if authorities else None))
+
+    def _take_voucher(self) -> None:
+        """From the ESP, where the flasher put it. One that is used up does no harm."""
+        try:
+            data = self.layout.brought_voucher.read_bytes()
+        except OSError:
+            return
+        group = int(User.ENROL) if os.geteuid() == 0 else None
+        replace_file(self.layout.voucher, data, GROUP, group)
+
+
+def _size_of(folder: Path) -> int:
+    state = os.statvfs(folder)
+    return state.f_blocks * state.f_frsize

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The egress lease: packets leave the uplink while it lasts, and it lasts five seconds.
+
+The firewall lets the box speak while an element stands in one of its sets, and the kernel removes that element by
+itself. A thread of its own puts it there anew each second, as long as it has a :class:`Permit` that is younger than
+:data:`PERMIT_S`. So whatever stops the process, closes the uplink with no code running; whatever stops only its main
+loop, makes the thread take the element away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from appliance.boundary.errors import BsfgError
+
+LEASE_S: Final = 5
+RENEW_EVERY_S: Final = 1.0
+PERMIT_S: Final = 3.0
+"""How long the main loop's word counts; it gives it each second."""
+_JOIN_S: Final = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class EgressLease(Protocol):
+    """What stands between the box and its uplink. Blocking; one caller at a time.
+
+    An implementation starts out closed or with whatever an earlier one left, which ends within :data:`LEASE_S`.
+    """
+
+    def renew(self) -> None:
+        """Let packets out for :data:`LEASE_S` seconds from now, never a moment without and never for longer.
+
+        :raises UnavailableError: ``bad_environment``: it cannot be renewed, and ends by itself.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let none out, now; also when there is no lease.
+
+        :raises UnavailableError: ``bad_environment``: it could not be taken away, and ends by itself.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Permit:
+    """The main loop's word that the box may speak; it wears off. Any thread may read it."""
+
+    _until: float = -float("inf")
+
+    def give(self, now: float) -> None:
+        """It may, for :data:`PERMIT_S` from now (monotonic clock)."""
+        self._until = now + PERMIT_S
+
+    def take_back(self) -> None:
+        """It may not."""
+        self._until = -float("inf")
+
+    def holds(self, now: float) -> bool:
+        """Whether it may speak now."""
+        return now < self._until
+
+
+@dataclass(slots=True)
+class Renewal:
+    """The thread that renews the lease while there is a permit, and closes it when there is none."""
+
+    lease: EgressLease
+    permit: Permit = field(default_factory=Permit)
+    every_s: float = RENEW_EVERY_S
+    problem: str = ""
+    """Why the last attempt failed; empty: it did not."""
+    is_open: bool = False
+    """Whether the last attempt renewed the lease."""
+    rounds: int = 0
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _ends: bool = False
+    _thread: threading.Thread | None = None
+    _round_at: float = -float("inf")
+
+    def start(self) -> None:
+        """Begin; the lease is closed first, whatever an earlier process left."""
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread.start()
+
+    def look_now(self) -> None:
+        """The permit has changed: do not wait for the next round."""
+        self._wake.set()
+
+    def alive(self, now: float) -> bool:
+        """Whether the thread came round lately; a thread that is stuck renews nothing."""
+        return now - self._round_at <= 3 * self.every_s + 1.0
+
+    def stop(self) -> None:
+        """End the thread, which closes the lease. Blocking, for a few seconds at most."""
+        self._ends = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(_JOIN_S)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            ends = self._ends
+            self.round(may_speak=not ends)
+            if ends:
+                return
+            self._wake.wait(self.every_s)
+
+    def round(self, *, may_speak: bool = True) -> None:
+        """Once: renew or close. :param may_speak: ``False``: close, whatever the permit says."""
+        wanted = may_speak and self.permit.holds(time.monotonic())
+        try:
+            (self.lease.renew if wanted else self.lease.close)()
+            problem = ""
+        except BsfgError as error:
+            problem = f"{error.reason}: {error.detail}"
+        except Exception as error:  # noqa: BLE001 - the thread must go on: another round may work
+            problem = f"internal: {type(error).__name__}: {error}"
+        if problem and problem != self.problem:
+            _log.error("the egress lease: %s", problem)
+        self.problem, self.is_open = problem, wanted and not problem
+        self.rounds += 1
+        self._round_at = time.monotonic()
