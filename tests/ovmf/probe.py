@@ -32,6 +32,9 @@ TOOLS: Final = ("qemu-system-x86_64", "swtpm", "gcc", "ld")
 LIMIT_S: Final = 120
 SUCCESS, INVALID_PARAMETER, SECURITY_VIOLATION = 0, 1 << 63 | 2, 1 << 63 | 26
 """EFI_STATUS (UEFI 2.10, appendix D)."""
+_NOTHING: Final = b"No bootable option or device was found"
+_REFUSED: Final = 'failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0)/Pci(0x1,0x0): Access Denied'
+"""What OVMF prints."""
 _HERE: Final = Path(__file__).parent
 _SCRIPT: Final = "SECTIONS { . = 0; .all : { *(.text.start) *(.text*) *(.rodata*) cases = .; } /DISCARD/ : { *(*) } }"
 
@@ -47,13 +50,17 @@ class Case:
 
 @dataclass(slots=True)
 class Told:
-    """What the firmware said. :param pcr7: before and after the updates. :param statuses: one for each case."""
+    """What the firmware said. :param pcr7: before and after the updates. :param statuses: one for each case.
+
+    :param ended: the program ran to its end. :param refused: the firmware found it not signed by who may.
+    """
 
     pcr7: list[bytes] = field(default_factory=list)
     log: bytes = b""
     statuses: list[int] = field(default_factory=list)
     variables: dict[tuple[str, UUID], tuple[int, bytes]] = field(default_factory=dict)
     ended: bool = False
+    refused: bool = False
 
 
 def missing() -> str:
@@ -126,15 +133,28 @@ def run(folder: Path, store: Path, program_: bytes) -> Told:
             until = time.monotonic() + 10
             while not socket.exists() and time.monotonic() < until:
                 time.sleep(0.05)
-            subprocess.run(qemu, check=True, timeout=LIMIT_S)
+            _boot(qemu, serial)
         finally:
             tpm.terminate()
     return read(serial.read_text("ascii", "replace"))
 
 
+def _boot(qemu: Sequence[str], serial: Path) -> None:
+    """Run until the program switches off, or the firmware has nothing to start and waits for a person."""
+    until = time.monotonic() + LIMIT_S
+    with subprocess.Popen(qemu) as machine:
+        try:
+            while machine.poll() is None and _NOTHING not in (serial.read_bytes() if serial.exists() else b""):
+                if time.monotonic() > until:
+                    raise TimeoutError(f"the firmware said nothing in {LIMIT_S} s: {serial.read_bytes()[-400:]!r}")
+                time.sleep(0.1)
+        finally:
+            machine.terminate()
+
+
 def read(lines: str) -> Told:
     """What the serial line told."""
-    told = Told()
+    told = Told(refused=_REFUSED in lines)
     for line in lines.partition("probe begins")[2].splitlines():
         match line.split(" "):
             case ["pcr7", _, value]:
