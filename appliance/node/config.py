@@ -338,8 +338,10 @@ def category_policy(section: Section) -> CategoryPolicy:
         raise section.refuse(f"when_full {text!r}: {', '.join(WhenFull)}") from error
     policy = CategoryPolicy(when_full, section.take("max_bytes", int, 1024**3), section.take("max_age_s", int, 0))
     section.end()
-    if policy.max_bytes < 1024**2 or policy.max_age_s < 0:
-        raise section.refuse("max_bytes is at least 1048576, max_age_s at least 0")
+    if policy.max_bytes < 1024**2:
+        raise section.refuse("max_bytes is at least 1048576")
+    if policy.max_age_s < 0:
+        raise section.refuse("max_age_s is at least 0")
     return policy
 
 

@@ -43,7 +43,6 @@ def read_interfaces(root: Table) -> dict[Role, tuple[Interface, Table]]:
             found[role] = (_interface(role, table), table)
     if unknown := next(iter(parent.fields()), None):
         raise parent.fault(unknown, f"{unknown!r} is no role; there are: {', '.join(Role)}")
-    _check_pair(found)
     return found
 
 
@@ -150,8 +149,8 @@ def _route(table: Table, interface: Interface) -> Route:
     return route
 
 
-def _check_pair(found: dict[Role, tuple[Interface, Table]]) -> None:
-    """What one interface cannot know of the other."""
+def check_pair(found: dict[Role, tuple[Interface, Table]]) -> None:
+    """What one interface cannot know of the other. :raises BadSiteError: they do not go together."""
     if len(found) < 2:
         return
     (uplink, _), (plant, table) = found[Role.UPLINK], found[Role.PLANT]

@@ -55,7 +55,7 @@ class _Walk:
                 self._at += 1
                 table = self._resolved(self._key())
                 self._at += 1
-                self._note(table)
+                self._header(table)
             else:
                 self._pair(table)
             self._skip(_BLANK)
@@ -69,8 +69,15 @@ class _Walk:
         index = self._arrays.get(array, -1) + 1
         self._arrays[array] = index
         self.found.setdefault(array, line)
-        self.found[*array, index] = line
+        self._header((*array, index))
         return (*array, index)
+
+    def _header(self, table: Path) -> None:
+        """A table, and those around it that nothing else has named yet."""
+        line = self._line()
+        for length in range(1, len(table)):
+            self.found.setdefault(table[:length], line)
+        self.found[table] = line
 
     def _pair(self, table: Path) -> None:
         line = self._line()

@@ -161,7 +161,7 @@ def _role(config: SiteConfig, interface: Interface) -> str:
         ("Link", [*_mtu(shares), _ONLINE]),
         ("Network", network),
     ]
-    routed = "yes" if interface.role is Role.UPLINK else "no"  # the way out is the uplink's alone
+    routed = "yes" if interface.role is Role.UPLINK or config.air_gapped else "no"  # the way out is the uplink's alone
     if ipv4.mode is V4Mode.DHCP:
         refused = [(option, "no") for option in _UNASKED]
         parts.append(("DHCPv4", [("ClientIdentifier", "mac"), *refused, ("UseGateway", routed), ("UseRoutes", routed)]))

@@ -36,7 +36,7 @@ from appliance.site.config import (
 )
 from appliance.site.errors import BadSiteError
 from appliance.site.fields import FORMAT
-from appliance.site.interfaces import networks_of, read_interfaces
+from appliance.site.interfaces import check_pair, networks_of, read_interfaces
 from appliance.site.lines import Lines
 from appliance.site.tables import Source, Table
 
@@ -86,6 +86,7 @@ def _read(root: Table) -> SiteConfig:
         raise hub.fault(extra[0], f"{extra[0]} is nothing for an air-gapped box; only the hub's zone is")
     interfaces = read_interfaces(root)
     _check_uplink(root, air_gapped, interfaces)
+    check_pair(interfaces)
     uplink, plant = (interfaces[role][0] if role in interfaces else None for role in Role)
     config = SiteConfig(
         version=version,

@@ -138,7 +138,7 @@ class Table(Section):
     def refuse(self, text: str) -> RefusedError:
         """The error that says what is wrong here; the first field that the text names is where. To be raised."""
         words = re.findall(r"[\w-]+", text)
-        return self.fault(next((w for w in words if w in self._given or (self._kind, w) in FIELDS), None), text)
+        return self.fault(next((word for word in words if (self._kind, word) in FIELDS), None), text)
 
     def end(self) -> None:
         """Nothing may be left. :raises BadSiteError: with the first field that nobody asked for."""

@@ -129,9 +129,8 @@ def network(text: str) -> Network:
     try:
         found = ip_network(text)
     except ValueError as error:
-        raise ValueError(
-            "not a network" if "host bits" not in str(error) else "bits are set behind the prefix"
-        ) from None
+        inside = "host bits" in str(error)
+        raise ValueError("an address inside a network, not the network" if inside else "not a network") from None
     if found.prefixlen == 0:
         raise ValueError("that is everything; name a gateway instead")
     if found.is_loopback or found.is_multicast or found.is_link_local:

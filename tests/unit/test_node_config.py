@@ -197,7 +197,7 @@ def without(section: str) -> str:
         ),
         (edited('when_full = "drop-oldest"', 'when_full = "forget"'), "[categories.telemetry] when_full 'forget'"),
         (edited("max_bytes = 1048576", "max_bytes = 1048575"), "[categories.telemetry] max_bytes"),
-        (edited("max_age_s = 60", "max_age_s = -1"), "max_age_s at least 0"),
+        (edited("max_age_s = 60", "max_age_s = -1"), "max_age_s is at least 0"),
         (edited("max_age_s = 60", "max_age_s = 0.5"), "[categories.telemetry] max_age_s must be int"),
         (edited("max_age_s = 60", "ttl = 60"), "[categories.telemetry] has an unknown field 'ttl'"),
         (edited("[peers.enterprise]", '[peers."Enter prise"]'), "zone 'Enter prise'"),
