@@ -105,7 +105,7 @@ def write_image(
     pieces = _Pieces(stream)
     head = pieces.peek(HEAD_BYTES)
     layout = Layout.of(blocks, head)
-    _blank(target, blocks.image_size)
+    blank(target)
     work = _Work(target, layout, blocks, progress)
     for part in blocks.ranges:
         work.take(part, pieces, resume=resume)
@@ -135,13 +135,9 @@ def check_image(stream: Iterator[bytes], blocks: BlockMap, progress: Progress = 
     return layout
 
 
-def blank_table(target: Target) -> None:
-    """Take a disk's partition tables away. :raises UnavailableError: ``disk_failed``."""
-    _blank(target, 0)
-
-
-def _blank(target: Target, image_size: int) -> None:
-    start = max(HEAD_BYTES, image_size, target.size - MIB)
+def blank(target: Target) -> None:
+    """Take a disk's partition tables away, both. :raises UnavailableError: ``disk_failed``."""
+    start = max(HEAD_BYTES, target.size - MIB)
     target.write(0, bytes(HEAD_BYTES))
     if start < target.size:
         target.write(start, bytes(target.size - start))
