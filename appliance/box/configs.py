@@ -54,6 +54,7 @@ class BoxChoices:
     :param tcti: where the TPM is. :param simulated_boot: a software TPM whose PCRs nobody measured; development.
     :param names: whether ``/etc/hosts`` is ours, so that the hub can be dialled by its identity.
     :param one_user: all services run as this user, who then has all roles; development.
+    :param hub_host: dialled instead of what the site says; development.
     """
 
     tcti: str = f"device:{TPM_DEVICE}"
@@ -64,6 +65,7 @@ class BoxChoices:
     names: bool = True
     one_user: int | None = None
     session_s: int = SESSION_S
+    hub_host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,8 @@ class BoxConfigs:
 
     def hub_host(self, endpoints: HubEndpoints) -> str:
         """What is dialled: the hub's identity, for which ``/etc/hosts`` has its addresses; else what the site says."""
+        if self.choices.hub_host:
+            return self.choices.hub_host
         if self.choices.names:
             return self.site.hub_identity
         return str(endpoints.addresses[0]) if endpoints.addresses else endpoints.host

@@ -19,7 +19,7 @@ from appliance.box.configs import BoxChoices, BoxConfigs
 from appliance.box.enrolling import Enrolling
 from appliance.box.layout import BoxLayout
 from appliance.box.local import accepted
-from appliance.box.options import ROOT, layout_of, root_option, run_program
+from appliance.box.options import choices, choices_options, layout_of, root_option, run_program
 from appliance.box.storage import Storage
 from appliance.keys.folder import PkiFolder
 from appliance.keys.keeper.client import KeeperClient
@@ -33,20 +33,21 @@ _log = logging.getLogger("appliance.box.enrol")
 
 @click.command(help="Enrol this box at its hub over the network; ends when it is enrolled.")
 @root_option()
-def command(root: Path) -> None:
+@choices_options()
+def command(root: Path, **given: Any) -> None:
     """Run until enrolled, or told to end."""
-    run_program(lambda: trio.run(_run, layout_of(root), root == ROOT))
+    run_program(lambda: trio.run(_run, layout_of(root), choices(root, **given)))
 
 
-async def _run(layout: BoxLayout, names: bool) -> None:
+async def _run(layout: BoxLayout, chosen: BoxChoices) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, nursery.cancel_scope)
-        await enrol(layout, names=names)
+        await enrol(layout, chosen)
         nursery.cancel_scope.cancel()
 
 
-async def enrol(layout: BoxLayout, *, names: bool) -> None:
-    """Return when this box is enrolled, or is one that enrols by files. :param names: ``/etc/hosts`` is ours.
+async def enrol(layout: BoxLayout, chosen: BoxChoices) -> None:
+    """Return when this box is enrolled, or is one that enrols by files.
 
     :raises BsfgError: there is no site configuration.
     """
@@ -54,7 +55,7 @@ async def enrol(layout: BoxLayout, *, names: bool) -> None:
     if site.endpoints is None:
         _log.info("%s has no uplink: it is enrolled by files ('bsfg enrol request')", site.zone)
         return
-    configs = BoxConfigs(site, layout, Storage(0, 0, 0, 1.0), BoxChoices(names=names))
+    configs = BoxConfigs(site, layout, Storage(0, 0, 0, 1.0), chosen)
     pki = PkiFolder(layout.pki)
     hub = TrustClient(
         site.hub,

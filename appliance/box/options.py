@@ -42,6 +42,7 @@ def choices_options() -> Callable[[F], F]:
             click.option("--control-port", default=CONTROL_PORT, help="Development: nats-control on loopback."),
             click.option("--intake-port", default=INTAKE_PORT, help="Development: AppendFact on loopback."),
             click.option("--one-user", type=int, help="Development: the uid that all services run as."),
+            click.option("--hub-host", default="", help="Development: the address that is dialled."),
             click.option("--session-s", default=SESSION_S, help="Development: seconds of a session certificate."),
         ):
             command = option(command)

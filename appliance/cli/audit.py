@@ -52,10 +52,9 @@ def verify(ctx: click.Context, folder: Path, zone: str | None, output: str) -> N
     """
     from appliance.dev.audit import audit as audit_environment
     from appliance.dev.environment import Environment
-    from appliance.dev.layout import ZONES
 
     environment = Environment.load(folder)
-    zones = [parse_zone(zone)] if zone else list(ZONES)
+    zones = [parse_zone(zone)] if zone else list(environment.zones)
     results = {name: trio.run(partial(audit_environment, environment, name)) for name in zones}
     if output == "json":
         print_json({name: [{**asdict(log), "intact": log.intact} for log in logs] for name, logs in results.items()})

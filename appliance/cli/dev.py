@@ -11,6 +11,7 @@ import click
 from appliance.boundary.errors import BsfgError, RefusedError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import ExitCode, Reason
+from appliance.cli.dev_hub import hub
 from appliance.cli.output import age, dir_option, output_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 @click.group()
 def dev() -> None:
     """Run a two-zone environment on this machine."""
+
+
+dev.add_command(hub)
 
 
 @dev.command()
@@ -233,7 +237,7 @@ def _run_in_foreground(layout: Layout, choice: KeysChoice | None) -> None:
 def _print_addresses(environment: Environment) -> None:
     from appliance.dev.environment import FACTS_PORT, INTAKE_PORT
     from appliance.dev.folders import in_memory
-    from appliance.dev.layout import HOST, ZONES
+    from appliance.dev.layout import HOST
 
     rows = [
         [
@@ -241,7 +245,7 @@ def _print_addresses(environment: Environment) -> None:
             f"nats://{HOST}:{environment.ports[FACTS_PORT[zone]]}",
             f"http://{HOST}:{environment.ports[INTAKE_PORT[zone]]}",
         ]
-        for zone in ZONES
+        for zone in environment.zones
     ]
     print_table(["zone", "facts by NATS", "facts by HTTP"], rows)
     click.echo(f"keys: {environment.keys.about}")

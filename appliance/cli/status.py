@@ -45,14 +45,15 @@ def status(folder: Path, output: str) -> None:
 
 def _read(folder: Path) -> Documents:
     from appliance.dev.environment import Environment
-    from appliance.dev.layout import NODE, ZONES
+    from appliance.dev.layout import NODE
     from appliance.dev.lock import is_running
     from appliance.dev.pids import ProcessIdentity
     from appliance.node.status import STALE_AFTER_S, StatusDocument
 
-    layout = Environment.load(folder).layout
+    environment = Environment.load(folder)
+    layout = environment.layout
     documents: Documents = {}
-    for zone in ZONES:
+    for zone in environment.zones:
         try:
             document = StatusDocument.read(layout.zone(zone).status_document)
             if document.age_s > STALE_AFTER_S:

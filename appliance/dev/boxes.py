@@ -16,7 +16,7 @@ from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.dev.configs import keeper_config
 from appliance.dev.environment import Environment
-from appliance.dev.layout import ENTERPRISE, ZONES, ZoneLayout
+from appliance.dev.layout import ENTERPRISE, ZoneLayout
 from appliance.dev.offline import OPERATORS, Offline
 from appliance.hub.enrolment.authority import read_authority
 from appliance.hub.enrolment.box import EnrolledRecord
@@ -39,7 +39,7 @@ def make_boxes(environment: Environment) -> dict[ZoneId, MadeTpm]:
     offline = Offline(environment.layout.offline)
     offline.ensure()
     made = {}
-    for zone in ZONES:
+    for zone in environment.zones:
         files = environment.layout.zone(zone)
         made[zone] = make_software_tpm(files.tpm, offline.vendor)
         _write_boot(files, offline, environment.created_at_unix_ms // 1000)
@@ -67,7 +67,7 @@ def _make_office(environment: Environment, vendor_cas: bytes) -> None:
     )
     office = init_office(hub.office, plan, datetime.now(UTC))
     hub_ca = certificate_pem(read_authority(office.authority).certificate)
-    for zone in ZONES:
+    for zone in environment.zones:
         pki = PkiFolder(environment.layout.zone(zone).pki)
         pki.zones.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_once(pki.hub_ca, hub_ca)

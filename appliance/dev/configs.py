@@ -52,7 +52,7 @@ def keeper_config(environment: Environment, zone: ZoneId) -> str:
 
 def node_config(environment: Environment, zone: ZoneId) -> str:
     """The TOML document of a zone's agent or hub."""
-    ports, peer = environment.ports, ENTERPRISE if zone == PLANT else PLANT
+    ports, peers = environment.ports, (ENTERPRISE,) if zone == PLANT else environment.plants
     names = json.dumps(list(environment.categories))
     lines = [
         "[node]",
@@ -68,10 +68,9 @@ def node_config(environment: Environment, zone: ZoneId) -> str:
         f'host = "{HOST}"',
         f"port = {ports[INTAKE_PORT[zone]]}",
         'tokens = "local/tokens.json"',
-        f"[peers.{peer}]",
-        f"fetch = {names}",
-        f"append = {names}",
     ]
+    for peer in peers:
+        lines += [f"[peers.{peer}]", f"fetch = {names}", f"append = {names}"]
     for name, policy in environment.categories.items():
         lines += [
             f"[categories.{name}]",

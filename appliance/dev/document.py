@@ -29,7 +29,6 @@ from appliance.dev.layout import (
     NODE,
     TPM,
     ZONE_OF,
-    ZONES,
     KeysChoice,
 )
 
@@ -57,7 +56,8 @@ def environment_document(environment: Environment, pids: Mapping[str, int | None
             name: {"when_full": p.when_full, "max_bytes": p.max_bytes, "max_age_s": p.max_age_s}
             for name, p in environment.categories.items()
         },
-        "zones": {zone: _zone(environment, zone) for zone in ZONES},
+        "plants": list(environment.plants),
+        "zones": {zone: _zone(environment, zone) for zone in environment.zones},
         "link": {
             "simulated": True,
             **{

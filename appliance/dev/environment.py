@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from appliance.boundary.errors import RefusedError, UnavailableError
-from appliance.boundary.names import Category, ZoneId, parse_category
+from appliance.boundary.names import Category, ZoneId, parse_category, parse_zone
 from appliance.boundary.policy import CategoryPolicy, WhenFull
 from appliance.boundary.reasons import Reason
 from appliance.dev.layout import ENTERPRISE, HOST, PLANT, ZONES, KeysChoice, Layout, ProcessName, process_names
@@ -95,6 +95,7 @@ class Environment:
     """One environment: where it is and what was chosen for it.
 
     :param session_s: seconds that a session certificate of a keeper is good for.
+    :param zones: those that run here; a hub alone has its own. :param plants: those that the hub serves.
     """
 
     layout: Layout
@@ -104,18 +105,29 @@ class Environment:
     categories: Mapping[Category, CategoryPolicy]
     keys: KeysChoice
     session_s: int = SESSION_S
+    zones: tuple[ZoneId, ...] = ZONES
+    plants: tuple[ZoneId, ...] = (PLANT,)
 
     @classmethod
-    def generate(cls, layout: Layout, keys: KeysChoice, session_s: int = SESSION_S) -> Environment:
+    def generate(
+        cls,
+        layout: Layout,
+        keys: KeysChoice,
+        session_s: int = SESSION_S,
+        zones: tuple[ZoneId, ...] = ZONES,
+        plants: tuple[ZoneId, ...] = (PLANT,),
+    ) -> Environment:
         """A new one, on ports that are free now."""
         return cls(
             layout,
             int(time.time() * 1000),
-            choose_ports(port_names(keys)),
-            {zone: ZoneCredentials.generate() for zone in ZONES},
+            choose_ports(port_names(keys, zones)),
+            {zone: ZoneCredentials.generate() for zone in zones},
             CATEGORIES,
             keys,
             session_s,
+            zones,
+            plants,
         )
 
     @classmethod
@@ -161,7 +173,7 @@ class Environment:
     @property
     def processes(self) -> tuple[ProcessName, ...]:
         """The processes of this environment."""
-        return process_names(self.keys)
+        return process_names(self.keys, self.zones)
 
     def tcti(self, zone: ZoneId) -> str:
         """How the TPM libraries find the zone's software TPM."""
@@ -184,10 +196,13 @@ def _parse(layout: Layout, document: Mapping[str, Any]) -> Environment:
         PortName.LINK_TRUST: link["trust"]["port"],
     }
     keys = KeysChoice(document["keys"])
+    here = tuple(zone for zone in ZONES if zone in zones)
+    plants = tuple(parse_zone(name) for name in document.get("plants", [PLANT]))
     for table, part in ((FACTS_PORT, "facts_broker"), (CONTROL_PORT, "control_broker"), (INTAKE_PORT, "http_intake")):
-        ports |= {table[zone]: zones[zone][part]["port"] for zone in ZONES}
+        ports |= {table[zone]: zones[zone][part]["port"] for zone in here}
     if keys is KeysChoice.SWTPM:
-        for zone, name in TPM_PORT.items():
+        for zone in here:
+            name = TPM_PORT[zone]
             ports[name] = zones[zone]["keys"]["tpm"]["port"]
             ports[_BESIDE[name]] = ports[name] + 1
     for name, port in ports.items():
@@ -205,10 +220,12 @@ def _parse(layout: Layout, document: Mapping[str, Any]) -> Environment:
         layout,
         created,
         ports,
-        {zone: _parse_credentials(zones[zone]) for zone in ZONES},
+        {zone: _parse_credentials(zones[zone]) for zone in here},
         {parse_category(name): _parse_category(entry) for name, entry in document["categories"].items()},
         keys,
         session_s,
+        here,
+        plants,
     )
 
 
@@ -223,11 +240,13 @@ def _parse_category(entry: Mapping[str, Any]) -> CategoryPolicy:
     return CategoryPolicy(WhenFull(entry["when_full"]), int(entry["max_bytes"]), int(entry["max_age_s"]))
 
 
-def port_names(keys: KeysChoice) -> tuple[PortName, ...]:
-    """The ports of an environment with such keys."""
-    if keys is KeysChoice.SWTPM:
-        return tuple(PortName)
-    return tuple(name for name in PortName if name not in (*_BESIDE, *_BESIDE.values()))
+def port_names(keys: KeysChoice, zones: Iterable[ZoneId] = ZONES) -> tuple[PortName, ...]:
+    """The ports of an environment with such keys and these zones."""
+    without: set[PortName] = set() if keys is KeysChoice.SWTPM else {*_BESIDE, *_BESIDE.values()}
+    for zone in set(ZONES).difference(zones):
+        without |= {table[zone] for table in (FACTS_PORT, CONTROL_PORT, INTAKE_PORT, TPM_PORT)}
+        without.add(_BESIDE[TPM_PORT[zone]])
+    return tuple(name for name in PortName if name not in without)
 
 
 def choose_ports(names: Iterable[PortName] = PortName) -> dict[PortName, int]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,11 +74,10 @@ ZONE_OF: Final = {
 """The zone each process belongs to."""
 
 
-def process_names(keys: KeysChoice) -> tuple[ProcessName, ...]:
-    """The processes of an environment with such keys."""
-    if keys is KeysChoice.SWTPM:
-        return tuple(ProcessName)
-    return tuple(name for name in ProcessName if name not in (*TPM.values(), *KEEPER.values()))
+def process_names(keys: KeysChoice, zones: Sequence[ZoneId] = ZONES) -> tuple[ProcessName, ...]:
+    """The processes of an environment with such keys and these zones."""
+    without = () if keys is KeysChoice.SWTPM else (*TPM.values(), *KEEPER.values())
+    return tuple(name for name in ProcessName if name not in without and ZONE_OF[name] in zones)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,6 @@ from appliance.dev.layout import (
     NODE,
     PLANT,
     TPM,
-    ZONES,
     KeysChoice,
 )
 from appliance.keys.keeper.port import KeeperState
@@ -42,14 +41,15 @@ _GREETING_TIMEOUT: Final = 2.0
 
 def child_specs(environment: Environment, broker: BrokerBinary) -> list[ChildSpec]:
     """What to run, in about the order in which it starts."""
-    brokers = [_broker(environment, broker, zone, facts=facts) for facts in (True, False) for zone in ZONES]
-    nodes = [_node(environment, zone) for zone in ZONES]
+    zones = environment.zones
+    brokers = [_broker(environment, broker, zone, facts=facts) for facts in (True, False) for zone in zones]
+    nodes = [_node(environment, zone) for zone in zones]
     if environment.keys is not KeysChoice.SWTPM:
         return [*brokers, *nodes]
     return [
-        *(_tpm(environment, zone) for zone in ZONES),
-        *(_keeper(environment, zone) for zone in ZONES),
-        *(_enrolment(environment, zone) for zone in (ENTERPRISE, PLANT)),
+        *(_tpm(environment, zone) for zone in zones),
+        *(_keeper(environment, zone) for zone in zones),
+        *(_enrolment(environment, zone) for zone in (ENTERPRISE, PLANT) if zone in zones),
         *brokers,
         *nodes,
     ]

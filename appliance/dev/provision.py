@@ -30,7 +30,7 @@ from appliance.dev.environment import (
     PortName,
     port_is_free,
 )
-from appliance.dev.layout import ENTERPRISE, HOST, PLANT, ZONES, KeysChoice, Layout
+from appliance.dev.layout import ENTERPRISE, HOST, PLANT, KeysChoice, Layout
 from appliance.keys.devca import ensure_pki
 from appliance.keys.files import PRIVATE, write_atomically
 from appliance.keys.folder import PkiFolder
@@ -83,15 +83,15 @@ def provision(environment: Environment) -> None:
     write_document(environment)
     for folder in (layout.run, layout.logs):
         folder.mkdir(mode=0o700, exist_ok=True)
-    for zone in ZONES:
+    for zone in environment.zones:
         files = layout.zone(zone)
         for folder in (files.root, files.state, files.status, files.facts_store, files.control_store):
             folder.mkdir(mode=0o700, exist_ok=True)
     if environment.keys is KeysChoice.SWTPM:
         make_boxes(environment)
     else:
-        ensure_pki(layout.ca, {zone: layout.zone(zone).pki for zone in ZONES})
-    for zone in ZONES:
+        ensure_pki(layout.ca, {zone: layout.zone(zone).pki for zone in environment.zones})
+    for zone in environment.zones:
         _write_zone(environment, zone)
 
 
@@ -144,7 +144,7 @@ def _control_config(environment: Environment, zone: ZoneId) -> str:
         tls,
         HOST,
         leaf_port,
-        (PLANT,),
+        environment.plants,
         files.control_authorities,
     ).render()
 
