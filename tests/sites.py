@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from appliance.keys.certificates import certificate_pem, new_hub_ca
 from appliance.keys.tpm.identity import spki_pem
 from appliance.site.config import SiteConfig
-from appliance.site.document import sign_site
+from appliance.site.document import MARK, sign_site
 from appliance.site.reading import read_site
 from appliance.site.template import fill
 
@@ -57,8 +58,14 @@ def config(name: str) -> SiteConfig:
     return read_site(example(name).encode(), f"{name}.toml")
 
 
+def ending(signer: str, value: bytes) -> bytes:
+    """A table [signature] as the product writes it."""
+    return MARK + f'signer = """\n{signer}"""\nvalue = "{base64.b64encode(value).decode()}"\n'.encode()
+
+
+@cache
 def signed(version: int = 1, *, name: str = "single-site", by: str = "signer", signers: tuple[str, ...] = ()) -> bytes:
-    """An example as a signed document."""
+    """An example as a signed document; the same bytes each time."""
     text = example(name).replace("version = 1 ", f"version = {version} ", 1)
     if signers:
         listed = ", ".join(f'"""{public(each)}"""' for each in signers)

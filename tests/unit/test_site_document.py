@@ -25,11 +25,6 @@ from tests import sites
 FLIPS = 160
 
 
-def ending(signer: str, value: bytes) -> bytes:
-    """A table [signature] as the product writes it."""
-    return MARK + f'signer = """\n{signer}"""\nvalue = "{base64.b64encode(value).decode()}"\n'.encode()
-
-
 def flips(good: bytes) -> Iterator[bytes]:
     """One bit each, all over the document, and every kind of place in it."""
     chosen = random.Random(7)
@@ -93,27 +88,27 @@ def foreign_signatures(good: bytes) -> Iterator[bytes]:
     signer, stranger = sites.public("signer"), sites.public("stranger")
     mine = sign(key, DOMAIN + body)
     r, s = decode_dss_signature(mine)
-    yield body + ending(signer, encode_dss_signature(r, ORDER - s))  # the second form of the same signature
-    yield body + ending(signer, encode_dss_signature(s, r))
-    yield body + ending(signer, encode_dss_signature(r, 0))
-    yield body + ending(signer, encode_dss_signature(0, 0))
-    yield body + ending(signer, mine + b"\0")
-    yield body + ending(signer, b"")
-    yield body + ending(signer, r.to_bytes(32, "big") + s.to_bytes(32, "big"))
-    yield body + ending(signer, sign(key, body))  # without the domain
-    yield body + ending(signer, sign(key, b"bsfg voucher\0" + body))  # a document of another kind
-    yield body + ending(signer, sign(key, DOMAIN + body + b"\n"))
-    yield body + ending(signer, sign(key, DOMAIN + unsigned(sites.signed(2))))  # swapped with another document's
-    yield unsigned(sites.signed(2)) + ending(signer, mine)
-    yield body + ending(stranger, mine)  # another key claims it
-    yield body + ending(signer, sign(other, DOMAIN + body))  # another key, the signer's name
-    yield body + ending(signer, key.sign(DOMAIN + body, ec.ECDSA(hashes.SHA512())))
-    yield body + ending(signer + stranger, mine)
-    yield body + ending(signer.replace("\n", "\n\n", 1), mine)
+    yield body + sites.ending(signer, encode_dss_signature(r, ORDER - s))  # the second form of the same signature
+    yield body + sites.ending(signer, encode_dss_signature(s, r))
+    yield body + sites.ending(signer, encode_dss_signature(r, 0))
+    yield body + sites.ending(signer, encode_dss_signature(0, 0))
+    yield body + sites.ending(signer, mine + b"\0")
+    yield body + sites.ending(signer, b"")
+    yield body + sites.ending(signer, r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+    yield body + sites.ending(signer, sign(key, body))  # without the domain
+    yield body + sites.ending(signer, sign(key, b"bsfg voucher\0" + body))  # a document of another kind
+    yield body + sites.ending(signer, sign(key, DOMAIN + body + b"\n"))
+    yield body + sites.ending(signer, sign(key, DOMAIN + unsigned(sites.signed(2))))  # swapped with another document's
+    yield unsigned(sites.signed(2)) + sites.ending(signer, mine)
+    yield body + sites.ending(stranger, mine)  # another key claims it
+    yield body + sites.ending(signer, sign(other, DOMAIN + body))  # another key, the signer's name
+    yield body + sites.ending(signer, key.sign(DOMAIN + body, ec.ECDSA(hashes.SHA512())))
+    yield body + sites.ending(signer + stranger, mine)
+    yield body + sites.ending(signer.replace("\n", "\n\n", 1), mine)
     p384 = ec.generate_private_key(ec.SECP384R1())
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     pem = p384.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
-    yield body + ending(pem, p384.sign(DOMAIN + body, ec.ECDSA(hashes.SHA256())))
+    yield body + sites.ending(pem, p384.sign(DOMAIN + body, ec.ECDSA(hashes.SHA256())))
 
 
 def taken_only_by_rule(good: bytes) -> Iterator[bytes]:
@@ -131,7 +126,7 @@ def taken_only_by_rule(good: bytes) -> Iterator[bytes]:
         b"\n",
         b"x = 1\n",
     ):
-        yield wrong + ending(sites.public("signer"), sign(sites.key("signer"), DOMAIN + wrong))
+        yield wrong + sites.ending(sites.public("signer"), sign(sites.key("signer"), DOMAIN + wrong))
 
 
 def test_no_mutant_is_taken(tmp_path: Path) -> None:
