@@ -49,7 +49,7 @@ class Rank(IntEnum):
     ALARM = 2
     """Local work goes on, but this does not mend itself."""
     CROSSING = 3
-    """Facts do not cross for now; local work goes on."""
+    """Facts do not cross for now, or something was not taken; local work goes on."""
     NOTE = 4
     """Worth knowing."""
 

@@ -165,12 +165,11 @@ def _site(box: Box) -> Iterator[Finding]:
 def _enrolment(box: Box) -> Iterator[Finding]:
     if not outside(box):
         return
+    enrolment, signs = box.enrolment, {"waiting": Sign.ENROLMENT_WAITS, "calling": Sign.ENROLMENT_CALLS}
     if box.site.air_gapped:
         yield _finding(Sign.ENROLMENT_BY_FILE)
-    elif box.enrolment.document.speaks and box.enrolment.state == "waiting":
-        yield _finding(Sign.ENROLMENT_WAITS, "", box.enrolment.document.name)
-    elif box.enrolment.document.speaks and box.enrolment.state == "calling":
-        yield _finding(Sign.ENROLMENT_CALLS, "", box.enrolment.document.name)
+    elif enrolment.document.speaks and enrolment.state in signs:
+        yield _finding(signs[enrolment.state], "", enrolment.document.name, enrolment.since_unix_s)
 
 
 def _machine(box: Box) -> Iterator[Finding]:
@@ -245,6 +244,8 @@ def find(box: Box) -> tuple[Finding, ...]:
         for each in finder(box):
             merged[each.code] = _merge(merged[each.code], each) if each.code in merged else each
     explained = {hidden for code in merged for hidden in EXPLAINS.get(code, ())}
+    if any(box.enrolment.document.name in each.sources for each in merged.values()):  # the hub's answer says it all
+        explained |= _UNPROVEN - {each.code for each in merged.values() if box.enrolment.document.name in each.sources}
     return tuple(sorted((f for code, f in merged.items() if code not in explained), key=lambda f: f.rank))
 
 

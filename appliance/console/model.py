@@ -95,6 +95,7 @@ class Enrolment:
     document: Document
     state: str = ""
     fingerprint: str = ""
+    since_unix_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,9 @@ def keeper_view(document: Document) -> Keeper:
 
 def enrolment_view(document: Document) -> Enrolment:
     """The document of the service that asks the hub to let the box in."""
-    return Enrolment(document, document.values.text("state", 30), document.values.text("fingerprint", 64))
+    values = document.values
+    since = _seconds(values, "since_unix_ms")
+    return Enrolment(document, values.text("state", 30), values.text("fingerprint", 64), since)
 
 
 def node_view(document: Document) -> Node:

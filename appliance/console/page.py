@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from appliance.console.codes import Ability, DocState, Overall
+from appliance.console.codes import Ability, DocState, Overall, Rank
 from appliance.console.judgement import Finding, Judgement
 from appliance.console.model import Box
 from appliance.console.network import Interface
@@ -123,10 +123,10 @@ def _interface(box: Box, interface: Interface | None, texts: Texts) -> str:
     link = {True: labels["link_up"], False: labels["link_down"], None: labels["link_off"]}[interface.carrier]
     if not box.site.show_addresses:
         return f"{link}, {labels['hidden']}"
-    told = [link, ", ".join(interface.addresses[:2]) or labels["no_address"]]
-    if interface.gateways:
-        told[1] += f" {labels['via']} {interface.gateways[0]}"
-    return ", ".join((*told, interface.mac))
+    addresses = list(interface.addresses[:2])
+    if addresses and interface.gateways:
+        addresses[0] += f" {labels['via']} {interface.gateways[0]}"
+    return ", ".join((link, *(addresses or (labels["no_address"], interface.mac))))
 
 
 def _abilities(judgement: Judgement, texts: Texts) -> Iterator[str]:
@@ -171,7 +171,8 @@ _BY_STATE: Final = {Overall.STARTING, Overall.NOT_CONFIGURED}
 def _block(finding: Finding, texts: Texts, said: str) -> list[str]:
     """A finding and its next step, unless that was just said."""
     what, do = f"{finding.code}: {_what(finding, texts, detail=True)}", texts.finding(finding.code).do
-    return [*_labelled(texts.labels["wrong"], what, 2), *(_steps(do, texts) if do != said else ())]
+    label = texts.labels["note" if finding.rank is Rank.NOTE else "wrong"]
+    return [*_labelled(label, what, 2), *(_steps(do, texts) if do != said else ())]
 
 
 def _steps(do: str, texts: Texts) -> list[str]:
@@ -205,11 +206,11 @@ def _foot(box: Box, texts: Texts) -> Iterator[str]:
     labels, image = texts.labels, box.image
     version = labels["version"].format(version=image.version or box.node.version or "?", profile=image.profile)
     told = [version.strip()]
-    if image.entry:
-        told.append(labels["entry"].format(entry=image.entry))
     if image.tries is not None:
         told.append(labels["trial"].format(tries=image.tries))
     told.append(labels[f"secure_boot_{box.machine.secure_boot}"])
+    if image.entry:
+        told.append(labels["entry"].format(entry=image.entry))
     yield " " + ", ".join(told)
     names = [labels["serial"].format(serial=box.machine.serial)] if box.machine.serial else []
     if box.machine.machine_id:

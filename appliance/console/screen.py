@@ -122,7 +122,7 @@ class Screen:
             if same or waited < WHOLE_EVERY_S:
                 return ""
         self._whole_at = self._now()
-        return "".join(line + "\r\n" for line in (*lines, ""))
+        return "".join(line + "\n" for line in (*lines, ""))
 
     def _write(self, text: str) -> bool:
         """Write all of it, unless the terminal does not take it in time."""

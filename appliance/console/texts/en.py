@@ -24,7 +24,7 @@ STATES: Final = {
     ),
     Overall.NOT_CONFIGURED: _S(
         "NOT CONFIGURED",
-        "Give it a site configuration: on a stick, or by writing the disk again with 'bsfg image flash'.",
+        "Write the disk again with 'bsfg image flash' and a site configuration for this box.",
     ),
     Overall.STARTING: _S("STARTING", "Wait. This takes up to 3 minutes after switching on."),
     Overall.STOPPED: _S("TROUBLE, LOCAL WORK STANDS STILL: {what}", _CALL),
@@ -52,8 +52,8 @@ STATES: Final = {
 ABILITIES: Final = {
     Ability.PRODUCE: "local producers",
     Ability.CONSUME: "local consumers",
-    Ability.SEND: "facts to the hub",
-    Ability.RECEIVE: "facts from the hub",
+    Ability.SEND: "facts to hub",
+    Ability.RECEIVE: "facts from hub",
 }
 
 LABELS: Final = {
@@ -67,7 +67,6 @@ LABELS: Final = {
     "waiting_only": "{out} facts to the hub, {inward} from it",
     "waiting_counts": "{out} facts to the hub, {inward} from it; disk {used} % of {size} used",
     "unknown": "not known",
-    "none": "none",
     "uplink": "Uplink",
     "plant": "Plant",
     "link_up": "link up",
@@ -86,6 +85,7 @@ LABELS: Final = {
     "not_known": "Unknown",
     "nothing": "nothing",
     "wrong": "Wrong",
+    "note": "Note",
     "do": "Do",
     "all_well": "Nothing is wrong.",
     "more": "and {count} more of less weight: 'bsfg box status' shows all",
@@ -93,7 +93,7 @@ LABELS: Final = {
     "fingerprint": "TPM fingerprint:",
     "version": "Version {version} {profile}",
     "entry": "boot entry {entry}",
-    "trial": "on trial, {tries} boots left",
+    "trial": "on trial ({tries} boots left)",
     "secure_boot_on": "Secure Boot on",
     "secure_boot_off": "SECURE BOOT OFF",
     "secure_boot_setup": "SECURE BOOT OFF (setup)",
@@ -163,8 +163,8 @@ FINDINGS: Final[dict[str, FindingText]] = {
         "the hub has not answered yet", "Check the uplink. The box asks again by itself; have the fingerprint ready."
     ),
     Sign.ENROLMENT_BY_FILE: _F(
-        "this box is enrolled by stick",
-        "Plug in the stick with the voucher or the hub's answer; have the fingerprint ready.",
+        "this box is enrolled by files, not by network",
+        "Read the TPM fingerprint of this page to the operator of the hub, who makes the files.",
     ),
     # -- the boundary
     _R.LINK_DOWN: _F(
@@ -219,7 +219,7 @@ FINDINGS: Final[dict[str, FindingText]] = {
     # -- TPM and keeper
     _R.KEY_LATCHED: _F(
         "the boundary key is locked until two operators release it",
-        "Do not restart the box to mend this. Call the operators; bring their release on a stick.",
+        "A restart does not mend this. Call the operators: two of them must release the box.",
     ),
     _R.BOX_QUARANTINED: _F("the hub holds this box in quarantine", "Call the operators: two of them must release it."),
     _R.TPM_ABSENT: _F(
@@ -267,15 +267,15 @@ FINDINGS: Final[dict[str, FindingText]] = {
     # -- site configuration
     _R.BAD_SITE: _F(
         "a new site configuration has a fault and was not taken",
-        "The old one stays in use. Tell whoever wrote it the line named here.",
+        "Nothing of it is in use. Tell whoever wrote it what is named here.",
     ),
     _R.SITE_UNSIGNED: _F(
         "a new site configuration is not signed and was not taken",
-        "The old one stays in use. Have it signed, then try again.",
+        "Nothing of it is in use. Have it signed, then try again.",
     ),
     _R.SITE_FOREIGN: _F(
         "a new site configuration is signed by a key this box does not know",
-        "The old one stays in use. Ask who signed it; do not use it before that is clear.",
+        "Nothing of it is in use. Ask who signed it; do not go on before that is clear.",
     ),
     _R.SITE_ROLLBACK: _F(
         "a site configuration is not newer than the one in use",
