@@ -11,7 +11,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,8 +54,8 @@ class Agent:
             self._socket = None
         self._buffer = b""
 
-    def wait(self, seconds: float) -> None:
-        """Wait until it answers. :raises AgentError: it did not."""
+    def wait(self, seconds: float, worth_it: Callable[[], bool] = lambda: True) -> None:
+        """Wait until it answers. :param worth_it: ends the waiting early. :raises AgentError: it did not answer."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -63,8 +63,9 @@ class Agent:
                 return
             except (AgentError, OSError) as error:
                 self.close()
-                if time.monotonic() > deadline:
-                    raise AgentError(f"the guest's agent did not answer within {seconds:.0f} s: {error}") from error
+                if time.monotonic() > deadline or not worth_it():
+                    waited = seconds - max(0.0, deadline - time.monotonic())
+                    raise AgentError(f"the guest's agent did not answer within {waited:.0f} s: {error}") from error
                 time.sleep(0.2)
 
     def _synchronise(self, seconds: float) -> None:

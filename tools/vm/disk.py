@@ -209,7 +209,7 @@ class Esp:
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name in the same folder."""
-        run(["mren", "-i", self._image, f"::{old}", f"::{new}"])
+        run(["mren", "-i", self._image, f"::{old}", f"::{old.rpartition('/')[0]}/{new}"])
 
 
 def make_esp(target: Path, size_mib: int, files: Sequence[tuple[str, bytes]] = ()) -> None:

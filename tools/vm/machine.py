@@ -24,6 +24,8 @@ from tools.vm.hardware import Hardware, Sockets, arguments
 from tools.vm.monitor import Event, Monitor
 from tools.vm.transcript import Seen, Transcript
 
+REFUSED: Final = r"THIS BOX DOES NOT START"
+"""What the initrd says when it opens nothing."""
 QEMU: Final = "qemu-system-x86_64"
 _CONNECT_S: Final = 20.0
 _POWERDOWN_S: Final = 90.0
@@ -55,7 +57,7 @@ class Machine:
                 Child([program(QEMU), *command], self._qemu_log, pass_fds=self.hardware.descriptors)
             )
             try:
-                self.monitor = Monitor(sockets.monitor, pace.limit(_CONNECT_S))
+                self.monitor = Monitor(sockets.monitor, pace.limit(_CONNECT_S), lambda: self._child.alive)
             except VmError as error:
                 raise VmError(f"{error}; QEMU said: {self._child.said()}") from error
             stack.callback(self.monitor.close)
@@ -126,7 +128,7 @@ class Machine:
         """Wait until the guest's agent answers (profile ``test``). :raises AwaitedError: it does not."""
         limit = pace.boot_limit() if seconds is None else pace.limit(seconds)
         try:
-            self.agent.wait(limit)
+            self.agent.wait(limit, lambda: self.alive and not self.serial.has(REFUSED))
         except VmError as error:
             raise AwaitedError(f"{error}; the serial line ended with:\n{self.serial.tail()}") from error
         return self.agent

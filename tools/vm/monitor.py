@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -35,8 +35,8 @@ class Event:
 class Monitor:
     """One connection to one machine's monitor."""
 
-    def __init__(self, path: Path, seconds: float) -> None:
-        """Connect. :raises VmError: nobody answered within ``seconds``."""
+    def __init__(self, path: Path, seconds: float, alive: Callable[[], bool] = lambda: True) -> None:
+        """Connect. :param alive: whether QEMU still runs. :raises VmError: nobody answered within ``seconds``."""
         self._changed = threading.Condition()
         self._events: list[Event] = []
         self._loop = asyncio.new_event_loop()
@@ -44,19 +44,19 @@ class Monitor:
         self._thread.start()
         self._client = QMPClient("vm")
         try:
-            self._run(self._connect(path, seconds), seconds + 5)
+            self._run(self._connect(path, seconds, alive), seconds + 5)
         except BaseException:
             self._stop()
             raise
 
-    async def _connect(self, path: Path, seconds: float) -> None:
+    async def _connect(self, path: Path, seconds: float, alive: Callable[[], bool]) -> None:
         deadline = time.monotonic() + seconds
         while True:
             try:
                 await self._client.connect(str(path))
                 break
             except (QMPError, OSError) as error:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or not alive():
                     raise VmError(f"QEMU's monitor does not answer: {error}") from error
                 await asyncio.sleep(0.05)
         self._listening = asyncio.create_task(self._listen())
