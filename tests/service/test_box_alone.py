@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A box's own programs from a bare folder to facts that cross, at a hub alone: what a first boot does, without a VM."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from appliance.boundary.names import ZoneId
+from appliance.boundary.reasons import Reason
+from appliance.dev.hub_alone import HubAlone
+from appliance.dev.layout import ENTERPRISE
+from appliance.dev.processes import python_environment
+from appliance.keys.keeper.client import ask_keeper
+from appliance.keys.keeper.port import KeeperState
+from appliance.keys.tpm.endorsement import fingerprint_of
+from appliance.node.status import StatusDocument
+from tests.alone import BoxAlone, box_alone, until
+from tests.processes import run
+from tests.produced import document as produced_document
+
+PLANT, SECOND, STRANGER = map(ZoneId, ("plant-a", "plant-b", "plant-c"))
+"""A zone for the box of each test."""
+BSFG = [sys.executable, "-m", "appliance.cli"]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubAlone]:
+    """A hub that runs."""
+    made = HubAlone.make(tmp_path_factory.mktemp("hub") / "hub", [PLANT, SECOND, STRANGER])
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop(remove=True)
+
+
+@contextmanager
+def configured(folder: Path, hub: HubAlone, zone: ZoneId) -> Iterator[BoxAlone]:
+    """A box whose image and TPM the hub knows the makers of; it has its site configuration on its ESP."""
+    with box_alone(folder) as made:
+        hub.trust_image_key(made.image_public, f"image-{zone}")
+        hub.trust_vendor(made.vendor_cas, f"vendor-{zone}")
+        made.at.candidate.write_bytes(hub.site(zone, "10.0.2.2"))
+        yield made
+
+
+@pytest.fixture
+def box(tmp_path: Path, hub: HubAlone) -> Iterator[BoxAlone]:
+    """The box of plant-a."""
+    with configured(tmp_path, hub, PLANT) as made:
+        yield made
+
+
+def bsfg(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The command line, which must succeed."""
+    done = run([*BSFG, *map(str, arguments)], text_in=stdin, env=python_environment())
+    assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_a_first_boot_ends_with_facts_that_cross_both_ways(box: BoxAlone, hub: HubAlone) -> None:
+    """In the order of the units; each part works before the next one is there."""
+    box.site()
+    accepted = box.document("site")
+    assert (accepted["state"], accepted["zone"], accepted["version"]) == ("accepted", PLANT, 1)
+    box.local()
+    bsfg("credential", "new", "press-4", "--role", "service", "--local", box.at.local, "--zone", PLANT)
+    box.local()  # on a box its path unit does it
+    box.start_facts()
+    box.start_agent()
+
+    # Local work goes on before there is a keeper, a hub, a time.
+    until(lambda: box.document("agent").get("ready") is True, "local work")
+    stored = asyncio.run(_produce(box, "before-keys"))
+    assert stored == ("FACTS_OPERATIONAL", 1)
+    assert box.document("agent")["mode"] == "autonomous"
+
+    box.start_keeper()
+    until(lambda: box.document("keeper").get("state") == KeeperState.NOT_ENROLLED, "a boundary key")
+    enrol = box.start_enrol()
+    until(lambda: box.document("enrol").get("state") == "waiting", "the hub to know the box")
+    fingerprint = box.document("enrol")["fingerprint"]
+    described = ask_keeper(box.at.keeper_socket, lambda keeper: keeper.describe())
+    assert fingerprint == fingerprint_of(described.ek_public)
+    assert hub.pending() == [(fingerprint, PLANT)]
+
+    # The voucher arrives on the ESP; site takes it in, and enrolment reads it at its next attempt.
+    box.at.brought_voucher.write_bytes(hub.voucher(PLANT, fingerprint))
+    box.site()
+    assert enrol.wait(timeout=60) == 0, box.log("enrol")
+    assert box.document("enrol")["state"] == "enrolled"
+
+    until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
+    until(lambda: "before-keys" in _read_at_hub(hub), "the fact at the hub")
+    bsfg(
+        *("fact", "append", "--dir", hub.environment.layout.root, "--zone", ENTERPRISE, "--to", PLANT),
+        *("--category", "operational", "--subject", "order:{row}", "--predicate", "placed"),
+        stdin='{"item": "from-the-hub"}\n',
+    )
+    assert asyncio.run(_consume(box)) == {"item": "from-the-hub"}
+
+    # The control plane's leaf: its session is there, so its path unit would start it.
+    assert box.at.session("control").is_file()
+    box.start_control()
+    until(lambda: _leaf_is_up(hub), "the leaf connection")
+
+
+@pytest.fixture
+def second(tmp_path: Path, hub: HubAlone) -> Iterator[BoxAlone]:
+    """The box of plant-b."""
+    with configured(tmp_path, hub, SECOND) as made:
+        yield made
+
+
+def test_a_second_boot_needs_neither_voucher_nor_operator(second: BoxAlone, hub: HubAlone) -> None:
+    """Enrolment ends at once, and everything is where it was; what a boot makes anew is made anew."""
+    box = second
+    boot(box)
+    until(lambda: box.document("enrol").get("state") == "waiting", "the hub to know the box")
+    hub.approve(box.document("enrol")["fingerprint"], SECOND)
+    until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
+    known = (box.at.local / "applications.json").read_bytes()
+
+    box.stop()
+    box.tpm.reset()
+    for path in sorted(box.at.run.rglob("*"), reverse=True):  # a tmpfs
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    enrol = boot(box)
+    assert enrol.wait(timeout=60) == 0, box.log("enrol")
+    assert box.document("enrol")["state"] == "enrolled"
+    until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
+    assert (box.at.local / "applications.json").read_bytes() == known
+    assert StatusDocument.read(box.at.status_document("agent")).keys == "swtpm"
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, hub: HubAlone) -> Iterator[BoxAlone]:
+    """The box of plant-c."""
+    with configured(tmp_path, hub, STRANGER) as made:
+        yield made
+
+
+def test_a_box_that_the_hub_refuses_says_why_and_works_on(stranger: BoxAlone, hub: HubAlone) -> None:
+    """Its TPM is by a vendor that nobody trusts here."""
+    box = stranger
+    (hub.office.vendors / f"vendor-{STRANGER}.pem").unlink()
+    enrol = boot(box)
+    until(lambda: box.document("enrol").get("state") == "refused", "the refusal")
+    assert box.document("enrol")["problems"][0]["reason"] == Reason.EK_UNKNOWN_VENDOR
+    assert enrol.poll() is None
+    assert box.document("agent")["ready"] is True
+
+
+def boot(box: BoxAlone) -> subprocess.Popen[bytes]:
+    """Start everything in the order of the units; the process of enrolment."""
+    box.site()
+    box.local()
+    box.start_facts()
+    box.start_agent()
+    box.start_keeper()
+    return box.start_enrol()
+
+
+async def _connected(box: BoxAlone) -> Client:
+    credentials = str(box.at.local / "issued/press-4.creds")
+    return await nats.connect(f"nats://127.0.0.1:{box.facts_port}", user_credentials=credentials, allow_reconnect=False)
+
+
+async def _produce(box: BoxAlone, message_id: str) -> tuple[str, int]:
+    """One fact for the hub, by a stock client; where it is stored."""
+    client = await _connected(box)
+    try:
+        message = json.dumps(produced_document(message_id, to=ENTERPRISE, strokes=1)).encode()
+        subject = f"facts.operational.{PLANT}.{ENTERPRISE}.press-4"
+        acknowledged = await client.jetstream().publish(subject, message, timeout=20)
+        return acknowledged.stream, acknowledged.seq
+    finally:
+        await client.close()
+
+
+async def _consume(box: BoxAlone) -> dict[str, Any]:
+    """The first order of the hub, as a local application reads it."""
+    client = await _connected(box)
+    try:
+        js = client.jetstream()
+        for _ in range(100):
+            if streams := _forward_streams(box):
+                consumer = await js.pull_subscribe("facts.operational.>", stream=streams[0])
+                for message in await consumer.fetch(1, timeout=20):
+                    found: dict[str, Any] = json.loads(message.data)["fact"]["object_json"]
+                    return found
+            await asyncio.sleep(0.2)
+        raise AssertionError("no forward buffer of the hub's orders")
+    finally:
+        await client.close()
+
+
+def _forward_streams(box: BoxAlone) -> list[str]:
+    """The forward buffers with orders of the hub, by their folders on disk."""
+    return sorted(path.name for path in box.at.facts_store.rglob("FACTS_OPERATIONAL_FROM_ENTERPRISE_*"))
+
+
+def _read_at_hub(hub: HubAlone) -> str:
+    folder = hub.environment.layout.root
+    arguments = ("fact", "read", "--dir", folder, "--zone", ENTERPRISE, "--origin", PLANT, "--category", "operational")
+    return run([*BSFG, *map(str, arguments)], env=python_environment()).stdout
+
+
+def _leaf_is_up(hub: HubAlone) -> bool:
+    document = StatusDocument.read(hub.environment.layout.zone(ENTERPRISE).status_document)
+    return any(peer.leaf_age_s is not None for peer in document.peers)
