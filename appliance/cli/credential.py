@@ -206,14 +206,12 @@ def certificate(names: tuple[str, ...], again: bool, output: str, **where: Any) 
 
 def _place(*, folder: Path | None, zone: str, local_folder: Path | None, root_file: Path | None) -> Place:
     """Whose keys. :raises RefusedError: ``bad_input``: neither or both of --dir and --local, an unknown zone."""
-    from appliance.boundary.names import parse_zone
-    from appliance.keys.local.store import LocalKeys
     from appliance.node.local import write_trust
 
     if (folder is None) == (local_folder is None):
         raise RefusedError(Reason.BAD_INPUT, "one of --dir (an environment) and --local (a box) is needed")
     if local_folder is not None:
-        keys = LocalKeys.open(local_folder, parse_zone(zone), root_file=root_file)
+        keys = _of_box(local_folder, zone, root_file)
 
         def tell() -> str:
             return f"written to {write_trust(keys)}; let nats-facts read it: systemctl reload nats-facts"
@@ -222,6 +220,26 @@ def _place(*, folder: Path | None, zone: str, local_folder: Path | None, root_fi
     if root_file is not None:
         raise RefusedError(Reason.BAD_INPUT, "--root-file goes with --local")
     return _development(folder or Path(), zone)
+
+
+def _of_box(folder: Path, zone: str, root_file: Path | None) -> LocalKeys:
+    """A box's keys; a root that systemd has sealed is opened, for which root is needed on that box."""
+    from appliance.boundary.names import parse_zone
+    from appliance.keys.local.store import LocalKeys
+
+    if root_file is not None or not (folder / "root.cred").exists():
+        return LocalKeys.open(folder, parse_zone(zone), root_file=root_file)
+    from appliance.box.layout import BoxLayout
+    from appliance.box.local import box_seal
+    from appliance.box.localkeys import opened_root
+
+    layout = BoxLayout()
+    if folder.resolve() != layout.local:
+        raise RefusedError(
+            Reason.BAD_INPUT, f"the root in {folder} is sealed; only its box opens it, in {layout.local}"
+        )
+    with opened_root(layout, box_seal(layout)) as opened:
+        return LocalKeys.open(folder, parse_zone(zone), root_file=opened)
 
 
 def _development(folder: Path, zone: str) -> Place:

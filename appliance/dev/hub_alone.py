@@ -18,6 +18,8 @@ Usage::
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +80,7 @@ class HubAlone:
             raise RefusedError(Reason.BAD_INPUT, f"{folder} serves {', '.join(hub.environment.plants)}")
         with holding_lock(layout):
             provision(hub.environment)
+            hub._let_it_move()
         return hub
 
     @classmethod
@@ -87,6 +90,15 @@ class HubAlone:
         if environment.zones != (ENTERPRISE,):
             raise UnavailableError(Reason.BAD_ENVIRONMENT, f"{folder} is a whole environment, and no hub alone")
         return cls(environment)
+
+    def _let_it_move(self) -> None:
+        """Where the registry is, seen from the office: a folder that was copied is a hub of its own."""
+        path = self.office.document
+        text = path.read_text("utf-8")
+        registry = os.path.relpath(self.environment.layout.zone(ENTERPRISE).pki, self.office.path)
+        moved = re.sub(r"(?m)^pki_dir = .*$", lambda _: f"pki_dir = {json.dumps(registry)}", text)
+        if moved != text:
+            write_atomically(path, moved.encode(), PUBLIC)
 
     def start(self, report: Callable[[Progress], None] = lambda _: None) -> None:
         """Start everything and return when it is ready; it outlives this process.
