@@ -26,6 +26,7 @@ from appliance.keys.keeper.values import to_json
 from appliance.node.status import BoundaryStatus, BrokerStatus, CrossingReport, Problem, StatusDocument
 
 GOLDEN: Final = Path(__file__).parent / "golden" / "console"
+LICENCE: Final = "# SPDX-License-Identifier: Apache-2.0\n"
 NOW: Final = 1_796_133_785.0
 """2026-12-01 14:03:05 UTC."""
 BOOTED: Final = 7 * 3600.0
@@ -197,7 +198,7 @@ def _not_configured(root: Path) -> None:
 
 def _site_refused_first(root: Path) -> None:
     _not_configured(root)
-    refused = {"reason": "bad_site", "file": "/boot/bsfg/site.toml", "line": 14, "text": "zone: not a zone name"}
+    refused = {"reason": "bad_site", "line": 14, "detail": "site.toml, line 14: zone: not a zone name"}
     tell(root, "site", ago_s=100, state="missing", refused=refused)
 
 
@@ -239,7 +240,14 @@ def _waiting(root: Path) -> None:
 
 def _not_enrolled(root: Path) -> None:
     _waiting(root)
-    tell(root, "enrol", state="calling", fingerprint=FINGERPRINT, problems=[{"reason": "link_down"}])
+    tell(
+        root,
+        "enrol",
+        state="calling",
+        fingerprint=FINGERPRINT,
+        problems=[{"reason": "link_down"}],
+        since_unix_ms=ms(300),
+    )
 
 
 def _on_its_own(root: Path) -> None:
@@ -276,13 +284,13 @@ def _air_gapped(root: Path) -> None:
 
 def _new_site_refused(root: Path) -> None:
     healthy(root)
-    refused = {"reason": "site_rollback", "file": "/boot/bsfg/site.toml", "line": 0, "text": "version 2, the box has 3"}
+    refused = {"reason": "site_rollback", "line": 0, "detail": "site.toml: version 2; the box has had 3"}
     site(root, refused=refused)
 
 
 def _on_trial(root: Path) -> None:
     healthy(root)
-    site(root, version=4, trial_ends_unix_ms=ms(-400))
+    site(root, version=4, refused=None, trial_ends_unix_ms=ms(-400))
 
 
 def _development(root: Path) -> None:
@@ -347,6 +355,11 @@ def page(root: Path, name: str) -> str:
     return "\n".join(render(*see(root, name), load())) + "\n"
 
 
+def golden(name: str) -> str:
+    """The page that was written, without its first line, which is for lawyers."""
+    return (GOLDEN / f"{name}.txt").read_text("ascii").removeprefix(LICENCE)
+
+
 def main() -> int:
     """Write all golden pages."""
     GOLDEN.mkdir(parents=True, exist_ok=True)
@@ -354,7 +367,7 @@ def main() -> int:
         old.unlink()
     for name in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            (GOLDEN / f"{name}.txt").write_text(page(Path(folder), name), "ascii")
+            (GOLDEN / f"{name}.txt").write_text(LICENCE + page(Path(folder), name), "ascii")
     return 0
 
 

@@ -144,9 +144,7 @@ def site_view(document: Document) -> Site:
     values, refused = document.values, document.values.part("refused")
     told = None
     if reason := refused.text("reason", 40):
-        line = f"line {number}" if (number := refused.number("line")) else ""
-        parts = (refused.text("file", 60).rpartition("/")[2], line, refused.text("detail") or refused.text("text"))
-        told = Told(reason, ", ".join(part for part in parts if part), "", document.name)
+        told = Told(reason, refused.text("detail"), "", document.name)
     return Site(
         document,
         values.text("state", 30),

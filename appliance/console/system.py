@@ -16,7 +16,7 @@ _GLOBAL: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _LOADER: Final = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _SMALL: Final = 4096
 CREDENTIAL: Final = "serial"
-"""The unit hands the machine's serial number in under this name, because /sys shows it to root alone."""
+"""The unit hands the machine's serial number in by this name, for /sys shows it to root alone; ``-``: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def image(root: Path) -> Image:
 def machine(root: Path, credentials: Path | None) -> Machine:
     """Serial number, machine id, and whether the firmware checks signatures."""
     serial = _line(credentials / CREDENTIAL) if credentials is not None else ""
-    serial = serial or _line(root / "sys/class/dmi/id/product_serial")
+    serial = serial.strip("-") or _line(root / "sys/class/dmi/id/product_serial")
     identity = _line(root / "etc/machine-id")
     return Machine(serial, identity if re.fullmatch(r"[0-9a-f]{32}", identity) else "", _secure_boot(root))
 

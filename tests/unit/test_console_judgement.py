@@ -218,6 +218,7 @@ def test_an_uplink_that_is_not_there(tmp_path: Path) -> None:
     for folder in ("sys/class/net/uplink0/device", "sys/class/net/uplink0"):
         (tmp_path / folder).rmdir()
     assert codes(tmp_path) == [Sign.UPLINK_ABSENT]
+    assert judge(replace(look(tmp_path)[0], interfaces=())).findings == (), "a box whose network cannot be seen"
     site(tmp_path, air_gapped=True)
     assert codes(tmp_path) == []
     tell(tmp_path, "site", state="missing")

@@ -123,7 +123,7 @@ def test_image_and_machine(tmp_path: Path) -> None:
     )
     put(tmp_path, "credentials/serial", "from the unit\n")
     assert machine(tmp_path, tmp_path / "credentials").serial == "from the unit"
-    put(tmp_path, "credentials/serial", "")
+    put(tmp_path, "credentials/serial", "-")
     assert machine(tmp_path, tmp_path / "credentials").serial == "XK-2040-0017"
 
 

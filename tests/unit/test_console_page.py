@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,14 @@ from appliance.boundary.reasons import Reason
 from appliance.cli.main import cli
 from appliance.console.codes import DocState, Overall, Rank, Sign
 from appliance.console.documents import Document, Values, neutral
-from appliance.console.judgement import Finding, Judgement, judge
+from appliance.console.judgement import RULES, Finding, Judgement, judge
 from appliance.console.model import Box, Looker, assemble
 from appliance.console.network import Interface
 from appliance.console.page import HEIGHT, WIDTH, ascii_text, moment, render, span
 from appliance.console.report import EXIT_CODES
 from appliance.console.system import Disk, Image, Machine
 from appliance.console.texts import load
-from tests.consoles import CASES, FINGERPRINT, GOLDEN, NOW, FixedClock, agent, healthy, page, put, see, tell
+from tests.consoles import CASES, FINGERPRINT, GOLDEN, NOW, FixedClock, agent, golden, healthy, page, put, see, tell
 from tests.terminals import Terminal
 
 PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")
@@ -49,7 +50,7 @@ def check(lines: tuple[str, ...]) -> None:
 def test_golden_pages(tmp_path: Path, name: str) -> None:
     """``.venv/bin/python -m tests.consoles`` writes them anew; read what changed."""
     shown = page(tmp_path, name)
-    assert shown == (GOLDEN / f"{name}.txt").read_text("ascii")
+    assert shown == golden(name)
     check(tuple(shown.splitlines()))
 
 
@@ -99,6 +100,20 @@ def test_what_has_no_room_is_counted(tmp_path: Path) -> None:
     assert f"and {len(judgement.findings) - len(told)} more" in shown
     whole = "\n".join(render(box, judgement, load(), whole=True))
     assert all(f"{f.code}:" in whole for f in judgement.findings)
+
+
+def test_the_documentation_shows_real_pages(root: Path) -> None:
+    """Its two samples are golden pages; every state and every sign is explained, with the right exit code."""
+    text = (root / "docs/console.md").read_text("utf-8")
+    samples = re.findall(r"^```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert samples == [golden(name) for name in ("on_its_own_no_cable", "quarantined")]
+    rows = re.findall(r"^\| `(\w+)` \| ([A-Z].*?)\|.*\| (\d) \|$", text, re.MULTILINE)
+    assert [Overall(state) for state, _, _ in rows] == [state for state, _ in RULES]
+    for state, says, code in rows:
+        assert int(code) == EXIT_CODES[Overall(state)]
+        assert says.startswith(load().states[Overall(state)].headline.partition(": {what}")[0])
+    table = text.partition("## Codes of the page")[2].partition("## ")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(Sign)
 
 
 # -- the worst ---------------------------------------------------------------------------------------------------------

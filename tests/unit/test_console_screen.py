@@ -186,6 +186,7 @@ def test_a_terminal_that_is_gone_is_an_error(line: Line) -> None:
 def test_kinds(line: Line, tmp_path: Path) -> None:
     """What is no terminal, or says that it can nothing, gets text."""
     assert kind_of(line.slave, "vt220") is Kind.SERIAL
+    assert kind_of(line.slave, "linux") is Kind.SCREEN
     assert kind_of(line.slave, "dumb") is kind_of(line.slave, "") is Kind.PLAIN
     with (tmp_path / "file").open("w") as file:
         assert kind_of(file.fileno(), "linux") is Kind.PLAIN

@@ -266,8 +266,8 @@ FINDINGS: Final[dict[str, FindingText]] = {
     _R.AUTHORITY_UNAVAILABLE: _F("the hub cannot sign certificates now", "Wait: it is tried again. Tell the operator."),
     # -- site configuration
     _R.BAD_SITE: _F(
-        "a new site configuration has a fault and was not taken",
-        "Nothing of it is in use. Tell whoever wrote it what is named here.",
+        "a site configuration has a fault",
+        "Tell whoever wrote it what is named here. One that was not taken changes nothing.",
     ),
     _R.SITE_UNSIGNED: _F(
         "a new site configuration is not signed and was not taken",
@@ -287,5 +287,6 @@ FINDINGS: Final[dict[str, FindingText]] = {
         "the firmware is not set up as it should be",
         "Open the firmware setup and set what is named here; then start again.",
     ),
+    _R.BAD_ENVIRONMENT: _F("disk or memory of this box cannot be used as they should be", _CALL),
     _R.INTERNAL: _F("a defect of this software", "Call the operator and read this page out; it must be reported."),
 }
