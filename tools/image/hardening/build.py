@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From controls to what the image build takes: a tree of files, the kernel command line, what is deleted, what is masked.
+"""From controls to what the image build takes: files, the kernel command line, what is deleted, what is masked.
 
 All of it is a function of ``hardening/``: no clock, no environment, files in a fixed order with fixed modes.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drop-ins that shut each unit in: which directives a unit gets, in which order.
 
-A control of ``hardening/sandbox.toml`` names its units: ``*`` is every unit of ours, ``!name`` takes one out again, a name
-without ``*`` is a unit of ours or of others. A drop-in is all directives of its unit in the order of the file; a later one
-replaces or extends an earlier one, as systemd has it.
+A control of ``hardening/sandbox.toml`` names its units: ``*`` is every unit of ours, ``!name`` takes one out again, a
+plain name is a unit of ours or of others. A drop-in is all directives of its unit in the order of the file; a later
+one replaces or extends an earlier one, as systemd has it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ OURS: Final = (
     "bsfg-console@.service",
     "bsfg-enrol.service",
     "bsfg-firewall-device@.service",
+    "bsfg-firewall-sets.service",
     "bsfg-firewall.service",
     "bsfg-keeper.service",
     "bsfg-local.service",
+    "bsfg-names.service",
+    "bsfg-ports.service",
     "bsfg-site.service",
+    "bsfg-trial.service",
     "bsfg-usb.service",
     "bsfg-watchdog.service",
     "nats-control-reload.service",
