@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "dev": ("appliance.cli.dev", "Run a two-zone environment on this machine."),
     "enrol": ("appliance.cli.enrol", "Make this box a zone of a hub."),
     "fact": ("appliance.cli.fact", "Append facts to a zone, and read the facts a zone has."),
+    "firmware": ("appliance.cli.firmware", "Make Secure Boot keys; check the firmware of a box."),
     "hub": ("appliance.cli.hub", "Decide which boxes are which zones."),
     "image": ("appliance.cli.image", "Check a release image, and write it to a disk."),
     "operator": ("appliance.cli.operator", "Make the keys of operators."),

@@ -39,6 +39,7 @@ from appliance.boundary.reasons import Reason
 from appliance.firmware.efi import KeyVariable, certificate_list, digest_list, parse_lists
 from appliance.firmware.signed import SignedUpdate, parse_update, sign_update
 from appliance.keys.files import PRIVATE, PUBLIC, sync_folder, write_atomically
+from appliance.keys.operators import MINIMUM_PASSPHRASE
 
 RSA_BITS: Final = 2048
 """What every firmware takes; some refuse longer keys."""
@@ -65,6 +66,14 @@ class KeyPair:
     key: Path
     crt: Path
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether the key needs a passphrase. :raises RefusedError: ``firmware_keys``: it is not there."""
+        try:
+            return b"ENCRYPTED" in self.key.read_bytes().partition(b"\n")[0]
+        except OSError as error:
+            raise RefusedError(Reason.FIRMWARE_KEYS, f"{self.key}: {error}") from error
+
     def certificate(self) -> x509.Certificate:
         """Read the certificate. :raises RefusedError: ``firmware_keys``."""
         try:
@@ -79,9 +88,7 @@ class KeyPair:
         """
         try:
             word = None if passphrase is None else passphrase.encode()
-            data = self.key.read_bytes()
-            encrypted = b"ENCRYPTED" in data.partition(b"\n")[0]
-            key = serialization.load_pem_private_key(data, word if encrypted else None)
+            key = serialization.load_pem_private_key(self.key.read_bytes(), word if self.encrypted else None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise RefusedError(Reason.FIRMWARE_KEYS, f"{self.key}: {error}") from error
         if not isinstance(key, rsa.RSAPrivateKey) or key.public_key() != self.certificate().public_key():
@@ -175,6 +182,8 @@ class SecureBootKeys:
             raise RefusedError(Reason.FIRMWARE_KEYS, f"{root} is not empty; keys are never overwritten")
         if not 1 <= len(name) <= NAME_CHARACTERS or not name.isprintable():
             raise RefusedError(Reason.FIRMWARE_KEYS, f"a name has 1 to {NAME_CHARACTERS} printable characters")
+        if passphrase is not None and len(passphrase) < MINIMUM_PASSPHRASE:
+            raise RefusedError(Reason.FIRMWARE_KEYS, f"a passphrase has at least {MINIMUM_PASSPHRASE} characters")
         when = (now or datetime.now(UTC)).replace(microsecond=0)
         holder = owner or uuid.uuid4()
         made = {role: new_key(role, name, 1, when) for role in ROLES}
@@ -221,6 +230,22 @@ class SecureBootKeys:
                 if certificate.public_bytes(serialization.Encoding.DER) not in held:
                     raise RefusedError(Reason.FIRMWARE_KEYS, f"{folder}: {variable}.crt is not in {variable}.esl")
         return keys
+
+
+def known_contents(folder: Path) -> dict[KeyVariable, bytes]:
+    """What the variables should hold: of a folder of keys, or of the public files that an image carries.
+
+    :raises RefusedError: ``firmware_keys``: it is neither.
+    """
+    if (folder / _CURRENT).exists():
+        return dict(SecureBootKeys.load(folder).contents)
+    try:
+        contents = {variable: (folder / f"{variable}.esl").read_bytes() for variable in KeyVariable}
+    except OSError as error:
+        raise RefusedError(Reason.FIRMWARE_KEYS, f"{folder}: {error}") from error
+    for content in contents.values():
+        parse_lists(content)
+    return contents
 
 
 def new_key(role: KeyVariable, name: str, number: int, now: datetime) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
