@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every egress lease does: the contract suite of :class:`appliance.watchdog.lease.EgressLease`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from appliance.boundary.errors import UnavailableError
+from appliance.boundary.reasons import Reason
+from appliance.watchdog.lease import LEASE_S, EgressLease
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A lease, and what a packet would find.
+
+    :param is_open: whether packets may leave. :param wait: let seconds pass.
+    :param break_it: take away what the lease stands in; :param mend: give it back.
+    """
+
+    lease: EgressLease
+    is_open: Callable[[], bool]
+    wait: Callable[[float], None]
+    break_it: Callable[[], None]
+    mend: Callable[[], None]
+
+
+class LeaseContract:
+    """Subclass it with a fixture ``world``."""
+
+    def test_it_is_closed_until_it_is_renewed(self, world: World) -> None:
+        """And closing what is closed is no error."""
+        assert not world.is_open()
+        world.lease.close()
+        assert not world.is_open()
+        world.lease.renew()
+        assert world.is_open()
+
+    def test_it_ends_by_itself(self, world: World) -> None:
+        """Nobody has to do anything for it."""
+        world.lease.renew()
+        world.wait(LEASE_S - 1.5)
+        assert world.is_open()
+        world.wait(2.5)
+        assert not world.is_open()
+
+    def test_a_renewal_lasts_from_then_on(self, world: World) -> None:
+        """Adding to a set what it has already would not make it last longer."""
+        world.lease.renew()
+        world.wait(LEASE_S - 2.0)
+        world.lease.renew()
+        world.wait(3.5)
+        assert world.is_open()
+
+    def test_closing_is_at_once(self, world: World) -> None:
+        """And can be undone by the next renewal alone."""
+        world.lease.renew()
+        world.lease.close()
+        assert not world.is_open()
+        world.lease.renew()
+        assert world.is_open()
+
+    def test_what_is_broken_says_so_and_works_again(self, world: World) -> None:
+        """A firewall that is being loaded anew has no set for a moment."""
+        world.break_it()
+        for call in (world.lease.renew, world.lease.close):
+            with pytest.raises(UnavailableError) as caught:
+                call()
+            assert caught.value.reason is Reason.BAD_ENVIRONMENT
+        world.mend()
+        world.lease.renew()
+        assert world.is_open()

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An egress lease in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from appliance.boundary.errors import UnavailableError
+from appliance.boundary.reasons import Reason
+from appliance.watchdog.lease import LEASE_S
+
+
+class FakeLease:
+    """An :class:`~appliance.watchdog.lease.EgressLease`. :param clock: seconds that only grow."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until = -float("inf")
+        self.broken = False
+        self.stuck: threading.Event | None = None
+        """A call waits for it, as for a kernel that does not answer."""
+        self.renewals = 0
+        self.closings = 0
+
+    def renew(self) -> None:
+        """As the port says."""
+        self._meet()
+        self._until = self._clock() + LEASE_S
+        self.renewals += 1
+
+    def close(self) -> None:
+        """As the port says."""
+        self._meet()
+        self._until = -float("inf")
+        self.closings += 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether packets may leave now."""
+        return self._clock() < self._until
+
+    def _meet(self) -> None:
+        if self.stuck is not None:
+            self.stuck.wait()
+        if self.broken:
+            raise UnavailableError(Reason.BAD_ENVIRONMENT, "the test says so")

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The egress lease in the kernel's own firewall, and the watchdog's process: what stops it closes the uplink."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from appliance.dev.processes import python_environment
+from appliance.keys.keeper.config import KeeperConfig
+from appliance.keys.keeper.server import KeeperServer
+from appliance.keys.time_token import HubTrust
+from appliance.node.status import BrokerStatus, StatusDocument
+from appliance.watchdog.lease import LEASE_S
+from appliance.watchdog.nft import Nftables, NftLease
+from tests.contracts.lease import LeaseContract, World
+from tests.fakes.keeper import FakeKeeper
+from tests.keepers import BUILDER, HUB, OPERATORS, PLANT, Site
+from tests.netns import Namespace, namespace, own_thread
+from tests.processes import running
+
+RULES = """
+table inet bsfg {
+    set lease { type ifname; flags timeout; }
+    chain output {
+        type filter hook output priority filter; policy drop;
+        oifname "lo" accept
+        oifname @lease counter accept
+        counter drop
+    }
+}
+"""
+GRACE_S = 1.0
+FIREWALL = Path(__file__).resolve().parent.parent.parent / "hardening/files/usr/lib/bsfg/firewall.nft"
+
+
+class InThread:
+    """A lease whose every call is made in another thread: the one with a network of its own."""
+
+    def __init__(self, call: Callable[[Callable[[], None]], None]) -> None:
+        self._call = call
+        self._lease = NftLease()
+
+    def renew(self) -> None:
+        """As the port says."""
+        self._call(self._lease.renew)
+
+    def close(self) -> None:
+        """As the port says."""
+        self._call(self._lease.close)
+
+
+class TestNftLease(LeaseContract):
+    """In a network namespace."""
+
+    @pytest.fixture
+    def world(self) -> Iterator[World]:
+        """With the rules of a box, as far as the lease is concerned."""
+        with own_thread() as within:
+            nftables: Nftables = within(Nftables)
+
+            def load() -> None:
+                within(lambda: nftables.run(RULES))
+
+            def is_open() -> bool:
+                return "uplink0" in str(within(lambda: nftables.run("list set inet bsfg lease")))
+
+            def drop() -> None:
+                within(lambda: nftables.run("delete table inet bsfg"))
+
+            load()
+            yield World(
+                InThread(within),
+                is_open,
+                time.sleep,
+                drop,
+                load,
+            )
+
+
+def test_the_firewall_of_the_image_has_this_set() -> None:
+    """The lease is one element of a set that stands in another file."""
+    assert re.search(r"set lease \{ type ifname; flags timeout; \}", FIREWALL.read_text("utf-8"))
+
+
+@pytest.fixture
+def net() -> Iterator[Namespace]:
+    """A network with an uplink and the rules."""
+    with namespace() as made:
+        made.run("ip", "link", "add", "uplink0", "type", "veth", "peer", "name", "hub0")
+        made.run("ip", "link", "set", "hub0", "up")
+        made.run("ip", "address", "add", "192.0.2.10/24", "dev", "uplink0")
+        made.run("ip", "link", "set", "uplink0", "up")
+        made.nft(RULES)
+        yield made
+
+
+def is_open(net: Namespace) -> bool:
+    """Whether the kernel lets packets out."""
+    return "uplink0" in net.run("nft", "list", "set", "inet", "bsfg", "lease")
+
+
+_SEND = """
+import socket, sys, time
+from appliance.watchdog.nft import NftLease
+lease, sender = NftLease(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+lease.renew()
+lost = 0
+for number in range(20000):
+    if number % 10 == 0:
+        lease.renew()
+    try:
+        sender.sendto(b"x", ("192.0.2.99", 9))
+    except PermissionError:
+        lost += 1
+lease.close()
+try:
+    sender.sendto(b"x", ("192.0.2.99", 9))
+    after = "sent"
+except PermissionError:
+    after = "refused"
+print(lost, after)
+"""
+
+
+def test_no_packet_is_lost_while_the_lease_is_renewed(net: Namespace) -> None:
+    """2000 renewals between 20 000 packets; and the same packet is refused when the lease is closed."""
+    net.run("ip", "neigh", "add", "192.0.2.99", "lladdr", "02:00:00:00:00:01", "dev", "uplink0")
+    done = subprocess.run(
+        net.command(sys.executable, "-P", "-c", _SEND),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=python_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "refused"]
+
+
+class Services:
+    """A keeper and an agent as the watchdog sees them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        site = Site(folder / "site", "swtpm:")
+        trust = HubTrust(HUB, site.hub_ca.certificate)
+        self.keeper = FakeKeeper(folder, PLANT, trust, OPERATORS, BUILDER.public_key())
+        config = KeeperConfig.load(site.folder / "keeper.toml")
+        self._server = KeeperServer(replace(config, socket=folder / "keeper.sock"), self.keeper)
+        self.agent_speaks = False
+        self._ends = threading.Event()
+        self._number = 0
+
+    def run(self) -> None:
+        """Both, until told to end."""
+        trio.run(self._run)
+
+    def end(self) -> None:
+        """End both."""
+        self._ends.set()
+
+    async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._server.run)
+            while not self._ends.is_set():
+                if self.agent_speaks:
+                    self._speak()
+                await trio.sleep(0.3)
+            nursery.cancel_scope.cancel()
+
+    def _speak(self) -> None:
+        self._number += 1
+        broker = BrokerStatus(connected=True, durable=True)
+        StatusDocument("agent", PLANT, "1", 1, True, "normal", 0, 0, self._number, "tpm", broker=broker).write(
+            self.folder
+        )
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    """Running; the agent is silent at first."""
+    made = Services(tmp_path)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.end()
+        thread.join(20)
+
+
+@contextmanager
+def watchdog(net: Namespace, services: Services, **options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The watchdog's own process, in the namespace."""
+    command = net.command(
+        *(sys.executable, "-P", "-B", "-m", "appliance.watchdog"),
+        *("--status", services.folder, "--keeper", services.folder / "keeper.sock"),
+    )
+    with running(command, limit_s=200, env={**python_environment(), **options}, cwd=services.folder) as process:
+        yield process
+
+
+def closes_within(net: Namespace, limit_s: float) -> float:
+    """How long it takes until no packet leaves. :raises AssertionError: longer."""
+    began = time.monotonic()
+    while is_open(net):
+        assert time.monotonic() - began < limit_s, f"open after {limit_s:g} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def opens(net: Namespace, limit_s: float = 30.0) -> None:
+    """Wait until packets leave."""
+    end = time.monotonic() + limit_s
+    while not is_open(net):
+        assert time.monotonic() < end, "it does not open"
+        time.sleep(0.05)
+
+
+def test_nothing_leaves_before_all_is_proven(net: Namespace, services: Services) -> None:
+    """The keeper answers from the start; the agent does not. Its document of a former boot is no proof."""
+    services._speak()
+    with watchdog(net, services) as process:
+        time.sleep(6)
+        assert process.poll() is None
+        assert not is_open(net)
+        services.agent_speaks = True
+        opens(net)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_watchdog_that_is_stopped_or_dead_closes_the_uplink(
+    net: Namespace, services: Services, number: signal.Signals
+) -> None:
+    """By the kernel's clock: no program runs for it."""
+    services.agent_speaks = True
+    with watchdog(net, services) as process:
+        opens(net)
+        os.kill(process.pid, number)
+        took = closes_within(net, LEASE_S + GRACE_S)
+        assert took > 1.0, "something else closed it"
+        if number is signal.SIGSTOP:
+            os.kill(process.pid, signal.SIGCONT)
+            opens(net)
+
+
+def test_a_watchdog_that_ends_closes_the_uplink_at_once(net: Namespace, services: Services) -> None:
+    """In good order, as when systemd stops it."""
+    services.agent_speaks = True
+    with watchdog(net, services) as process:
+        opens(net)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        assert not is_open(net)
+
+
+def test_a_latched_box_is_dark_and_opens_after_its_release(net: Namespace, services: Services) -> None:
+    """What the keeper says of its TPM counts at once."""
+    services.agent_speaks = True
+    with watchdog(net, services):
+        opens(net)
+        services.keeper.counter += 1
+        closes_within(net, 4.0)
+        services.keeper.counter -= 1
+        opens(net)
+
+
+def test_it_tells_systemd_that_both_its_loops_live(net: Namespace, services: Services, tmp_path: Path) -> None:
+    """Ready at once, though nothing is open yet: the order of units must not wait for a proof."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        end.settimeout(20)
+        with watchdog(net, services, NOTIFY_SOCKET=str(tmp_path / "notify")) as process:
+            first = end.recv(4096).decode().split("\n")
+            assert first[:2] == ["WATCHDOG=1", "READY=1"]
+            assert end.recv(4096).decode().split("\n")[0] == "WATCHDOG=1"
+            os.kill(process.pid, signal.SIGSTOP)
+            end.settimeout(3)
+            heard = 0
+            with suppress(TimeoutError):
+                while heard < 5 and end.recv(4096):
+                    heard += 1
+            assert heard < 5, "a stopped watchdog goes on pinging"
