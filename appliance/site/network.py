@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from appliance.site.config import Bond, BondMode, Interface, MatchBy, Port, Role, SiteConfig, V4Mode, V6Mode
+from appliance.site.config import Address, Bond, BondMode, Interface, MatchBy, Port, Role, SiteConfig, V4Mode, V6Mode
 
 Entries = Iterable[tuple[str, object]]
 
@@ -61,7 +61,9 @@ def uplink_ports(config: SiteConfig) -> list[str]:
 
 def network_files(config: SiteConfig) -> Mapping[str, str]:
     """Every file by its name; in all of them each line is made here or from a parsed value."""
-    files = {"10-bsfg-lo.network": _loopback(config), "90-bsfg-unused.network": _unused()}
+    files = {"90-bsfg-unused.network": _unused()}
+    if config.listener is not None:
+        files["10-bsfg-lo.network"] = _loopback(config.listener.address)
     for port in all_ports(config):
         files[f"10-bsfg-{port_device(config, port)}.link"] = _link(config, port)
     for base in _bases(config):
@@ -105,14 +107,10 @@ def _link(config: SiteConfig, port: Port) -> str:
     return _render(("Match", match), ("Link", link))
 
 
-def _loopback(config: SiteConfig) -> str:
-    addresses = ["127.0.0.1/8", "::1/128"]
-    if config.listener is not None:  # a pulled cable must not end local work
-        addresses.append(f"{config.listener.address}/{config.listener.address.max_prefixlen}")
-    network = [("Address", address) for address in addresses]
-    return _render(
-        ("Match", [("Name", "lo")]), ("Link", [_ONLINE]), ("Network", [("KeepConfiguration", "yes"), *network])
-    )
+def _loopback(address: Address) -> str:
+    """The plant's address as well, so that a pulled cable does not end local work; the kernel's own stay."""
+    network = [("KeepConfiguration", "yes"), ("Address", f"{address}/{address.max_prefixlen}")]
+    return _render(("Match", [("Name", "lo")]), ("Link", [_ONLINE]), ("Network", network))
 
 
 def _unused() -> str:
