@@ -13,12 +13,16 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.firmware.changes import revoke, rotate
+from appliance.firmware.check import Status, check
 from appliance.firmware.efi import KEY_ATTRIBUTES, KeyVariable
 from appliance.firmware.keys import SecureBootKeys
 from appliance.firmware.measurements import expected_pcr7, pcr7
 from appliance.firmware.pe import authenticode
+from appliance.firmware.profile import Setting, find_profile, load_profile
+from appliance.firmware.sysfs import SysfsFacts
 from appliance.firmware.varstore import make_vars
 from appliance.keys.attestation.firmware_log import parse_firmware_log
+from tests.boxtree import MadeBox
 from tests.mutants.updates import HEAD, mutants, new_update
 from tests.ovmf.probe import SECURITY_VIOLATION, STORE, SUCCESS, Case, Told, missing, program, run, signed
 
@@ -116,3 +120,19 @@ def test_secure_boot_off_is_another_pcr_7(keys: SecureBootKeys, tmp_path: Path) 
     assert told.ended
     assert contents(told) == keys.contents
     assert told.pcr7[0] == pcr7(keys.contents, [], secure_boot=False)
+
+
+def test_the_profile_of_the_virtual_machine_fits(keys: SecureBootKeys, tmp_path: Path) -> None:
+    """What 'bsfg firmware check' says of OVMF's own variables and PCR 7, shown as Linux would show them."""
+    (tmp_path / "vm").mkdir()
+    told = boot(tmp_path / "vm", keys, [])
+    box = MadeBox(pcr7=told.pcr7[0], variables={key: data for key, (_, data) in told.variables.items()})
+    facts = SysfsFacts(box.write(tmp_path / "box"))
+    profile = load_profile(find_profile("qemu-ovmf"))
+    found = {one.setting: one for one in check(profile, facts, keys.contents)}
+    firmware = (Setting.SECURE_BOOT, Setting.KEYS, Setting.PCR7, Setting.FIRST_BOOT, Setting.NETWORK_BOOT)
+    for setting in (*firmware, Setting.USB_BOOT, Setting.CSM):
+        assert found[setting].status is Status.OK, found[setting]
+    stranger = SecureBootKeys.create(tmp_path / "stranger")
+    others = {one.setting: one for one in check(profile, facts, stranger.contents)}
+    assert others[Setting.KEYS].status is Status.DIFFERS

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The golden state: a box after its first boot and enrolment, switched off cleanly, and its hub.
+
+It is made once for each image and kept in ``build/vm/golden``; every test works on copies. Making it *is* the first
+boot, so what was observed on the way is kept too, for ``test_first_boot``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tools.vm.box import Box
+from tools.vm.hardware import TapNetwork, UserNetwork
+from tools.vm.hub import BenchHub
+from tools.vm.images import WORK, Image, build_keys
+from tools.vm.journey import Journey
+from tools.vm.segment import Segment
+
+FORM: Final = 1
+"""Raised when golden states of before are of no use any more."""
+KEPT: Final = 2
+"""How many golden states stay; each has a disk of some hundred MB."""
+REPORT: Final = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A golden state. :param folder: where it is; never changed once it is made."""
+
+    folder: Path
+
+    @property
+    def box(self) -> Box:
+        """The box; copy it."""
+        return Box(self.folder / "box")
+
+    @property
+    def vendor(self) -> Path:
+        """The simulated vendor of its TPM."""
+        return self.folder / "vendor"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What was observed at the first boot."""
+        found: dict[str, Any] = json.loads((self.folder / REPORT).read_text("utf-8"))
+        return found
+
+    def copy_hub(self, folder: Path) -> BenchHub:
+        """A copy of its hub."""
+        shutil.copytree(self.folder / "hub", folder, symlinks=True)
+        return BenchHub.load(folder)
+
+
+def ensure_golden(image: Image, work: Path = WORK) -> Golden:
+    """The golden state of an image; made if it is not there, which takes two boots' time. :raises VmError: it fails."""
+    folder = work / "golden"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "lock"):
+        golden = Golden(folder / _key(image))
+        if not (golden.folder / REPORT).exists():
+            shutil.rmtree(golden.folder, ignore_errors=True)
+            golden.folder.mkdir()
+            _make(golden, image)
+        (golden.folder / REPORT).touch()
+        _forget_old(folder, golden.folder)
+    return golden
+
+
+def _key(image: Image) -> str:
+    certificate = build_keys().secure_boot.db_certificate.read_bytes()
+    return hashlib.sha256(b"%d\0%s\0%s" % (FORM, image.digest().encode(), certificate)).hexdigest()[:20]
+
+
+def _make(golden: Golden, image: Image) -> None:
+    box = Box.new(golden.folder / "box", image, golden.vendor)
+    hub = BenchHub.make(golden.folder / "hub", box.vendor_cas.read_bytes())
+    hub.flash(box)
+    with hub.running(), Segment(golden.folder / "plant.log") as plant:
+        networks = (UserNetwork(capture=golden.folder / "first.pcap"), TapNetwork(plant.descriptor))
+        with box.running("first", networks=networks) as machine:
+            journey = Journey(machine, hub)
+            journey.to_ready()
+            sent, came = journey.cross("first")
+            machine.power_off()
+    report = {
+        "seen": journey.seen,
+        "times": journey.times,
+        "documents": journey.documents,
+        "sent": sorted(sent),
+        "came": sorted(came),
+        "serial": machine.serial.text,
+    }
+    (golden.folder / REPORT).write_text(json.dumps(report, indent=1), "utf-8")
+
+
+def _forget_old(folder: Path, current: Path) -> None:
+    """Remove what is neither the newest nor half made by somebody else."""
+    made = [path for path in folder.iterdir() if (path / REPORT).exists() and path != current]
+    for path in sorted(made, key=lambda path: (path / REPORT).stat().st_mtime, reverse=True)[KEPT - 1 :]:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
