@@ -116,8 +116,8 @@ def _print(profile: Profile, machine: Machine, findings: tuple[Finding, ...]) ->
     click.echo()
     for finding in findings:
         label = click.style(f"{finding.status:13}", fg=_COLOURS[finding.status])
-        found = f"   {finding.found}" if finding.found else ""
-        click.echo(f"{label}  {finding.setting:16}  {finding.wanted}{found}")
+        found = f"  {finding.found}" if finding.found else ""
+        click.echo(f"{label}  {finding.setting:16}  {finding.wanted:12}{found}".rstrip())
         for line in advice(finding):
             click.echo(line)
     click.echo(f"\n{summary(findings)}")

@@ -120,37 +120,34 @@ def _word(loaded: SecureBootKeys, file: Path | None) -> str | None:
 
 
 def _show(loaded: SecureBootKeys, output: str) -> None:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     from appliance.firmware.changes import revoked
     from appliance.firmware.keys import ROLES
-    from appliance.firmware.measurements import expected_pcr7
     from appliance.firmware.signed import fingerprint
 
     certificates = {role: loaded.pair(role).certificate() for role in ROLES}
     named = {role: certificate.subject.rfc4514_string() for role, certificate in certificates.items()}
-    signer = certificates[ROLES[-1]].public_bytes(Encoding.DER)
-    value = expected_pcr7(loaded.contents, signer).hex()
+    values = _pcr7(loaded)
     entries = len(revoked(loaded)) - 1  # the first is the digest of nothing
     updates = [str(loaded.folder / "updates" / name) for name, _ in loaded.updates()]
     if output == "json":
+        details = {
+            role: {
+                "name": named[role],
+                "sha256": fingerprint(certificates[role]),
+                "certificate": str(loaded.pair(role).crt),
+                "encrypted": loaded.pair(role).encrypted,
+            }
+            for role in ROLES
+        }
         print_json(
             {
                 "folder": str(loaded.folder),
                 "generation": loaded.generation,
                 "owner": str(loaded.owner),
-                "keys": {
-                    role: {
-                        "name": named[role],
-                        "sha256": fingerprint(certificates[role]),
-                        "certificate": str(loaded.pair(role).crt),
-                        "encrypted": loaded.pair(role).encrypted,
-                    }
-                    for role in ROLES
-                },
+                "keys": details,
                 "revoked": entries,
                 "updates": updates,
-                "pcr7": value,
+                "pcr7": values,
             }
         )
         return
@@ -159,6 +156,21 @@ def _show(loaded: SecureBootKeys, output: str) -> None:
     click.echo(
         f"\ngeneration  {loaded.generation}, in {loaded.folder}\nowner       {loaded.owner}\nrevoked     {entries}"
     )
-    click.echo(f"PCR 7       {value}")
-    for number, update in enumerate(updates):
-        click.echo(f"{'updates     ' if not number else '            '}{update}")
+    for update in updates:
+        click.echo(f"update      {update}")
+    for signer, value in values.items():
+        click.echo(f"PCR 7       {value}   image signed by db key {signer[:16]}")
+
+
+def _pcr7(loaded: SecureBootKeys) -> dict[str, str]:
+    """What PCR 7 will be, for each db key that is not revoked, by its certificate's SHA-256: oldest first."""
+    import hashlib
+
+    from appliance.firmware.changes import revoked
+    from appliance.firmware.efi import CERT_X509, KeyVariable, parse_lists
+    from appliance.firmware.measurements import expected_pcr7
+
+    gone = set(revoked(loaded))
+    held = [one for one in parse_lists(loaded.contents[KeyVariable.DB]) if one.kind == CERT_X509]
+    signers = [entry.data for one in held for entry in one.signatures if entry.data not in gone]
+    return {hashlib.sha256(der).hexdigest(): expected_pcr7(loaded.contents, der).hex() for der in signers}
