@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns import (
+from tests.firewalled import (
     AGENT,
     CHRONY,
     CONTROL,
