@@ -22,6 +22,8 @@ NTS_PORT: Final = 4460
 DHCP_PORT: Final = 67
 AGENT: Final = "bsfg-agent"
 CONTROL: Final = "bsfg-control"
+ENROL: Final = "bsfg-enrol"
+NAMES: Final = "bsfg-names"
 CHRONY: Final = "_chrony"
 NETWORKD: Final = "systemd-network"
 
@@ -44,7 +46,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """One destination. :param host: a name or an address. :param users: who may open it.
+    """One destination. :param host: a name or an address. :param users: who dials it.
 
     :param addresses: what the host is, as far as it is known.
     """
@@ -72,16 +74,20 @@ def egress(config: SiteConfig, resolved: Resolved | None = None) -> tuple[Egress
 
     :param resolved: what names stand for; a name that is not in it has no address yet.
     """
-    both = (AGENT, CONTROL)
+    dialling = (AGENT, CONTROL, ENROL)
     found: list[tuple[Purpose, str, str, int, tuple[str, ...]]] = []
     if config.proxy is not None:
-        found.append((Purpose.PROXY, "tcp", config.proxy.host, config.proxy.port, both))
+        found.append((Purpose.PROXY, "tcp", config.proxy.host, config.proxy.port, dialling))
     elif config.endpoints is not None:
         hub = config.endpoints
-        found += [(Purpose.HUB, "tcp", hub.host, port, (AGENT,)) for port in (hub.rpc, hub.trust)]
+        found.append((Purpose.HUB, "tcp", hub.host, hub.rpc, (AGENT,)))
+        found.append((Purpose.HUB, "tcp", hub.host, hub.trust, (AGENT, ENROL)))
         found.append((Purpose.HUB, "tcp", hub.host, hub.leaf, (CONTROL,)))
     for server in config.dns.servers:
-        found += [(Purpose.RESOLVER, protocol, str(server), DNS_PORT, (*both, CHRONY)) for protocol in ("udp", "tcp")]
+        found += [
+            (Purpose.RESOLVER, protocol, str(server), DNS_PORT, (*dialling, NAMES, CHRONY))
+            for protocol in ("udp", "tcp")
+        ]
     for name in config.time.nts:
         found += [(Purpose.TIME, "tcp", name, NTS_PORT, (CHRONY,)), (Purpose.TIME, "udp", name, NTP_PORT, (CHRONY,))]
     found += [(Purpose.TIME, "udp", host, NTP_PORT, (CHRONY,)) for host in config.time.ntp]
