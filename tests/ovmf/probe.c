@@ -33,9 +33,9 @@ static void put(u8 c)
 {
     u8 ready;
     do
-        __asm__ volatile("inb %w1, %0" : "=a"(ready) : "Nd"((u16)0x3fd));
+        __asm__ volatile("inb %w1, %0" : "=a"(ready) : "dN"((u16)0x3fd));
     while (!(ready & 0x20));
-    __asm__ volatile("outb %0, %w1" : : "a"(c), "Nd"((u16)0x3f8));
+    __asm__ volatile("outb %0, %w1" : : "a"(c), "dN"((u16)0x3f8));
 }
 
 static void text(const char *s)
