@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -123,7 +123,7 @@ def show(state: Path, output: str) -> None:
     left = store.left_s()
     if accepted is None:
         detail = f"{state} has no site configuration" + (f"; refused: {refusal['text']}" if refusal else "")
-        raise RefusedError(Reason.NOT_READY, detail)
+        raise RefusedError(Reason.BAD_INPUT, detail)
     more = {"on trial, seconds left": "-" if left is None else f"{left:.0f}"}
     if refusal is not None:
         more["refused"] = f"{refusal['reason']}: {refusal['text']}"
@@ -171,10 +171,17 @@ def _print(config: SiteConfig, more: dict[str, str], output: str) -> None:
     print_table(["field", "value"], [*flat(config).items(), *more.items()])
     click.echo("\nthe box may dial:")
     rows = [(each.purpose, each.protocol, each.host, str(each.port), ", ".join(each.users)) for each in egress(config)]
-    print_table(["for", "by", "host", "port", "user"], rows, right=frozenset(("port",)))
+    _print_rows(["for", "by", "host", "port", "user"], rows)
     click.echo("\nit may be dialled on:")
     listens = [(each.purpose, each.device, str(each.address), str(each.port)) for each in ingress(config)]
-    print_table(["for", "device", "address", "port"], listens, right=frozenset(("port",)))
+    _print_rows(["for", "device", "address", "port"], listens)
+
+
+def _print_rows(head: list[str], rows: Sequence[Sequence[str]]) -> None:
+    if rows:
+        print_table(head, rows, right=frozenset(("port",)))
+    else:
+        click.echo("nothing")
 
 
 def _signature(data: bytes, file: Path) -> dict[str, str]:

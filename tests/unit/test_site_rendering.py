@@ -188,8 +188,8 @@ def test_chrony() -> None:
     """NTS with the site's CA; it serves nobody and takes no commands by network; without servers it does not run."""
     assert chrony_conf(sites.config("proxy"), Path("/run/bsfg/config/site-ca.pem")) == (
         f"{HEAD}server time.plant-b.example.com iburst nts\nnocerttimecheck 1\nntsdumpdir /var/lib/chrony\n"
-        "ntstrustedcerts /run/bsfg/config/site-ca.pem\ndriftfile /var/lib/chrony/chrony.drift\nmakestep 1.0 3\nrtcsync\n"
-        "port 0\ncmdport 0\n"
+        "ntstrustedcerts /run/bsfg/config/site-ca.pem\ndriftfile /var/lib/chrony/chrony.drift\n"
+        "makestep 1.0 3\nrtcsync\nport 0\ncmdport 0\n"
     )
     plain = chrony_conf(sites.config("two-nics"))
     assert plain is not None
@@ -305,10 +305,10 @@ def test_ports_of_a_machine(tmp_path: Path) -> None:
 def test_values_and_changes() -> None:
     """Every value by its name; a change is seen and nothing else."""
     old, new = sites.config("two-nics"), edited("two-nics", ('"192.0.2.1"', '"192.0.2.254"'))
-    assert changes(old, new) == [("uplink.ipv4.gateway", "192.0.2.1", "192.0.2.254")]
+    assert changes(old, new) == [("interfaces.uplink.ipv4.gateway", "192.0.2.1", "192.0.2.254")]
     assert changes(old, old) == []
-    assert ("version", "-", "1") in changes(None, new)
-    assert flat(old)["uplink.base.value"] == "00:00:5e:00:53:01"
+    assert ("site.version", "-", "1") in changes(None, new)
+    assert flat(old)["interfaces.uplink.mac"] == "00:00:5e:00:53:01"
     assert flat(old)["categories.telemetry.when_full"] == "drop-oldest"
     assert flat(old)["peers.enterprise.fetch"] == "audit, operational, telemetry"
     assert "BEGIN" not in str(flat(old))
