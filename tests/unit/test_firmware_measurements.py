@@ -19,7 +19,7 @@ from virt.firmware import measure  # type: ignore[import-untyped]
 from virt.firmware.efi.efivar import EfiVar, EfiVarList  # type: ignore[import-untyped]
 from virt.peutils import pesign  # type: ignore[import-untyped]
 
-from appliance.boundary.errors import RefusedError
+from appliance.boundary.errors import DeniedError, RefusedError
 from appliance.boundary.reasons import Reason
 from appliance.firmware import measurements
 from appliance.firmware.changes import rotate
@@ -27,6 +27,7 @@ from appliance.firmware.efi import KeyVariable
 from appliance.firmware.keys import SecureBootKeys
 from appliance.firmware.pe import Section, authenticode, sections
 from appliance.keys.attestation.measurements import Measurements
+from appliance.keys.tpm.simulated_boot import pcr_signatures
 from tests.efi import SECURITY, efi_program, with_signature
 from tools.image.measurements import image_number, image_of, published
 
@@ -53,6 +54,14 @@ def kernel_image(**other: bytes) -> bytes:
     """A kernel image of our parts, not in the order in which they are measured."""
     parts = {**PARTS, ".pcrsig": b"{}", **{f".{name}": data for name, data in other.items()}}
     return efi_program([(".text", b"\xc3"), *reversed(parts.items())])
+
+
+def signed_image(image_key: Path, **other: bytes) -> bytes:
+    """A kernel image with the image key's signatures over its PCR 11, as ukify adds them."""
+    key = serialization.load_pem_private_key(image_key.read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    values = measurements.running_values(sections(kernel_image(**other)))
+    return kernel_image(**other, pcrsig=pcr_signatures(key, list(values)))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +214,7 @@ def test_what_is_no_efi_program_is_refused(damage: Callable[[bytes], bytes]) -> 
 def test_published_measurements_are_what_hubs_read(tmp_path: Path, image_key: Path) -> None:
     """Signed by the image key, the running phases only, and later files follow earlier ones."""
     uki = tmp_path / "appliance.efi"
-    uki.write_bytes(kernel_image())
+    uki.write_bytes(signed_image(image_key))
     first = Measurements.parse(published(uki, "0.1.0", image_key))
     key = serialization.load_pem_private_key(image_key.read_bytes(), None)
     assert isinstance(key, rsa.RSAPrivateKey)
@@ -216,7 +225,7 @@ def test_published_measurements_are_what_hubs_read(tmp_path: Path, image_key: Pa
     assert image.pcrs == {11: tuple(values[phase] for phase in list(BY_SYSTEMD)[2:])}
     assert first.image_of({11: values["enter-initrd:leave-initrd:sysinit:ready"], 4: b"x"}) == image
     assert first.image_of({11: values["enter-initrd"]}) is None
-    uki.write_bytes(kernel_image(osrel=b"IMAGE_VERSION=0.2.0\n"))
+    uki.write_bytes(signed_image(image_key, osrel=b"IMAGE_VERSION=0.2.0\n"))
     second = Measurements.parse(published(uki, "0.2.0", image_key, previous=first))
     second.follows(first, key.public_key())
     assert [one.version for one in second.images] == ["0.1.0", "0.2.0"]
@@ -252,4 +261,27 @@ def test_numbers_grow_with_versions(tmp_path: Path) -> None:
             image_number(bad)
     (tmp_path / "x").write_bytes(efi_program([(".text", b"\xc3")]))
     with pytest.raises(RefusedError, match="no kernel image"):
-        image_of(tmp_path / "x", "0.1.0")
+        image_of(tmp_path / "x", "0.1.0", rsa.generate_private_key(65537, 2048).public_key())
+
+
+def test_an_image_that_the_key_did_not_sign_is_not_published(tmp_path: Path, image_key: Path) -> None:
+    """Another key's signatures, those over another image, and none."""
+    uki, other = tmp_path / "appliance.efi", tmp_path / "other.key"
+    key = rsa.generate_private_key(65537, 2048)
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    other.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+    elsewhere = measurements.running_values(sections(kernel_image(cmdline=b"init=/bin/sh")))
+    for image in (
+        signed_image(other),
+        kernel_image(pcrsig=pcr_signatures(key, list(elsewhere))),
+        kernel_image(pcrsig=b'{"sha256":[]}'),
+    ):
+        uki.write_bytes(image)
+        with pytest.raises(DeniedError) as caught:
+            published(uki, "0.1.0", image_key)
+        assert caught.value.reason is Reason.IMAGE_NOT_SIGNED
+    uki.write_bytes(kernel_image())
+    with pytest.raises(RefusedError):
+        published(uki, "0.1.0", image_key)
+    uki.write_bytes(signed_image(image_key))
+    assert published(uki, "0.1.0", image_key)

@@ -19,9 +19,12 @@ from appliance.boundary.reasons import Reason
 from appliance.firmware.measurements import running_values
 from appliance.firmware.pe import sections
 from appliance.keys.attestation.measurements import Image, Measurements
+from appliance.keys.tpm.image import ImageSignatures
+from appliance.keys.tpm.policy import START, policy_pcr
 
 _VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,3})\.(\d{1,3})(?:[+~-][A-Za-z0-9._+~-]*)?")
 _PCR: Final = 11
+_SIGNATURES: Final = ".pcrsig"
 
 
 def image_number(version: str) -> int:
@@ -35,9 +38,18 @@ def image_number(version: str) -> int:
     return (int(found[1]) * 1000 + int(found[2])) * 1000 + int(found[3])
 
 
-def image_of(uki: Path, version: str) -> Image:
-    """An image as the file lists it. :raises RefusedError: ``bad_image``: no kernel image."""
-    return Image(version, image_number(version), {_PCR: running_values(sections(uki.read_bytes()))})
+def image_of(uki: Path, version: str, key: rsa.RSAPublicKey) -> Image:
+    """An image as the file lists it: computed from its sections, and the same as the image key signed in it.
+
+    :raises RefusedError: ``bad_image``: no kernel image. :raises DeniedError: ``image_not_signed``: it holds no
+        signature of this key over one of the values, so the box would never have them.
+    """
+    found = sections(uki.read_bytes())
+    values = running_values(found)
+    signed = ImageSignatures.parse(next((one.data for one in found if one.name == _SIGNATURES), b"").rstrip(b"\0"), key)
+    for value in values:
+        signed.over(policy_pcr(START, {_PCR: value}), key)
+    return Image(version, image_number(version), {_PCR: values})
 
 
 def published(
@@ -54,7 +66,8 @@ def published(
         this one if they are not below the minimum, its serial is counted up, and its minimum holds if it is larger.
     :param minimum: the smallest image number that may run from now on.
     :raises RefusedError: ``bad_image``: no kernel image, or this version was published with other measurements;
-        ``bad_key``: no such key.
+        ``bad_key``: no such key; ``bad_input``: the image has no signatures over PCR 11.
+    :raises DeniedError: ``image_not_signed``: those in the image are another key's, or over other values.
     """
     try:
         key = serialization.load_pem_private_key(sign_key.read_bytes(), None)
@@ -62,7 +75,7 @@ def published(
         raise RefusedError(Reason.BAD_KEY, f"{sign_key}: {error}") from error
     if not isinstance(key, rsa.RSAPrivateKey):
         raise RefusedError(Reason.BAD_KEY, f"{sign_key}: not RSA")
-    made = image_of(uki, version)
+    made = image_of(uki, version, key.public_key())
     known = {image.number: image for image in previous.images} if previous else {}
     if known.setdefault(made.number, made) != made:
         raise RefusedError(Reason.BAD_IMAGE, f"{version} was published with other measurements; give it a new version")
