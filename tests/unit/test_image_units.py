@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units, users and folders of the image: systemd accepts them, programs agree with them, and none waits in a circle."""
+"""Units, users and folders of the image: systemd accepts them, programs agree with them, none waits in a circle."""
 
 from __future__ import annotations
 
