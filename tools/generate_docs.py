@@ -49,6 +49,8 @@ from appliance.keys.tpm import policy as tpm_policy
 from appliance.node import config as node_config
 from appliance.node import status
 from appliance.peer import codec, faults, limits
+from appliance.site import fields as site_fields
+from appliance.site import reading
 
 DESTINATION: Final = Path(__file__).resolve().parent.parent / "docs/reference"
 PACKAGE: Final = Path(__file__).resolve().parent.parent / "appliance"
@@ -195,6 +197,31 @@ def config_page() -> Iterator[str]:
 Left out, `when_full` is `{default.when_full}`, `max_bytes` is {default.max_bytes} and `max_age_s` is
 {default.max_age_s}, which means no limit.
 """
+
+
+# -- site configuration ------------------------------------------------------------------------------------------------
+
+
+SITE: Final = f"""\
+# Fields of the site configuration
+
+[Site configuration](../site.md) says what the document is for. A field or table that does not stand here is refused.
+Text is UTF-8, at most {reading.MOST_BYTES} bytes with the signature. An empty default means that the field may be left out.
+"""
+
+
+def site_page() -> Iterator[str]:
+    """Every field of a site configuration, from the table that its parser takes errors from."""
+    yield SITE
+    for name, about in site_fields.TABLES.items():
+        yield f"## `[{name}]`\n\n{about}\n"
+        rows = [field for (table, _), field in site_fields.FIELDS.items() if table == name]
+        cells = [(f"`{f.name}`", f.kind, f.allowed, _default(f.default), f"`{f.example}`", f.about) for f in rows]
+        yield from table(["field", "type", "allowed", "default", "example", "says"], cells)
+
+
+def _default(text: str) -> str:
+    return text if not text or text.startswith(site_fields.NEEDED) else f"`{text}`"
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
@@ -429,6 +456,7 @@ PAGES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "limits.md": limits_page,
     "messages.md": messages_page,
     "reasons.md": reasons_page,
+    "site.md": site_page,
     "transitions.md": transitions_page,
 }
 
