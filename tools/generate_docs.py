@@ -206,7 +206,7 @@ SITE: Final = f"""\
 # Fields of the site configuration
 
 [Site configuration](../site.md) says what the document is for. A field or table that does not stand here is refused.
-Text is UTF-8, at most {reading.MOST_BYTES} bytes with the signature. An empty default means that the field may be left out.
+Text is UTF-8, at most {reading.MOST_BYTES} bytes with the signature. A field whose default is empty may be left out.
 """
 
 
@@ -450,8 +450,17 @@ def _places() -> list[tuple[str, str]]:
     return [*places, (f"PCR {tpm_policy.HELD_PCR}", "extended by the latch; ends sessions held from before")]
 
 
+def hardening_page() -> Iterator[str]:
+    """Every control of the image. The module is the image build's, so the checkout must be on the path."""
+    sys.path.insert(0, str(PACKAGE.parent))
+    from tools.image.hardening import page
+
+    return page.hardening_page(table)
+
+
 PAGES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "config.md": config_page,
+    "hardening.md": hardening_page,
     "keys.md": keys_page,
     "limits.md": limits_page,
     "messages.md": messages_page,

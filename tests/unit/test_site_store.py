@@ -382,6 +382,8 @@ def after_a_cut(box: Box, story: str) -> None:
     box.store.tick(contact=False)
     if story not in ("kept", "air-gapped"):  # whatever was lost: what had no contact does not stay
         assert box.version == 1
+        wanted = Outcome.SAME if site.config.version == 1 else Outcome.OLDER  # nor does it come again
+        assert box.store.offer(site.data, "esp").outcome is wanted
     assert box.store.left_s() is None
     assert box.store.offer(sites.signed(20), "stick").outcome is Outcome.CHANGED
     shutil.rmtree(box.folder)
