@@ -21,6 +21,8 @@ needs=(
   "swtpm-tools|command -v swtpm_setup && command -v swtpm_localca|makes a software TPM, with a certificate of a simulated vendor"
   "gnutls-bin|command -v certtool|the same"
   "strace|command -v strace|the tests watch with it that what is confirmed was synced to disk"
+  "nftables|command -v nft|the tests attack the box's firewall with it"
+  "iproute2|command -v ip|makes the networks for that"
   "faketime|command -v faketime|the tests start a box whose clock is ten years wrong with it"
 )
 
