@@ -29,7 +29,7 @@ TABLES: Final = {
     "interfaces.<role>.routes": "A network behind a router; an array of tables, may be left out.",
     "dns": "Resolvers. What DHCP or a router names is never used: nobody signed it.",
     "time": "Servers of wall-clock time. The order of facts and the life of certificates do not depend on it.",
-    "proxy": "An HTTP proxy that opens connections to the hub by CONNECT, without user and password.",
+    "proxy": "An HTTP proxy that opens connections to the hub by CONNECT. This version does not dial through it yet.",
     "plant": "Where the machines of the plant reach the box; left out: nowhere, and applications use loopback alone.",
     "categories.<category>": "A category of facts and the size of its log; at least one.",
     "peers.<zone>": "What the hub may do here; exactly one, named as the hub's zone.",
