@@ -14,10 +14,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -31,6 +31,7 @@ from tests.processes import run, running
 from tests.tpm import SoftwareTpm
 
 PATIENCE_S: Final = 90.0
+B = TypeVar("B", bound="BoxAlone")
 
 
 def free_ports(count: int) -> list[int]:
@@ -54,10 +55,12 @@ def until(happened: Callable[[], bool], what: str, limit_s: float = PATIENCE_S) 
 
 
 class BoxAlone:
-    """One box. :param folder: what is / on a box."""
+    """One box. :param folder: where it lies. :param python: the interpreter, and what it needs in its environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.root = folder / "root"
+        self._python = [*(python or [sys.executable]), "-P", "-B", "-m"]
+        self._environment = dict(environment) if environment is not None else python_environment()
         self.at = BoxLayout(self.root)
         self.logs = folder / "log"
         self.facts_port, self.control_port, self.intake_port = free_ports(3)
@@ -90,12 +93,21 @@ class BoxAlone:
         return [
             *("--root", str(self.root), "--tcti", self.tpm.tcti, "--simulated-boot"),
             *("--facts-port", str(self.facts_port), "--control-port", str(self.control_port)),
-            *("--intake-port", str(self.intake_port), "--one-user", str(os.getuid()), "--hub-host", "127.0.0.1"),
+            *("--intake-port", str(self.intake_port), "--hub-host", "127.0.0.1"),
+            *self.whose(),
         ]
+
+    def whose(self) -> list[str]:
+        """All services run as the test's own user, who then has all roles."""
+        return ["--one-user", str(os.getuid())]
+
+    def identity(self, unit: str) -> dict[str, Any]:
+        """As whom a unit's process is started."""
+        return {}
 
     def once(self, module: str, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a program of a oneshot unit."""
-        done = run([*_python(module), *options], env=python_environment())
+        done = run([*self._python, module, *options], env=self._environment, umask=0o027)
         assert done.returncode == expect, f"{module}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -107,12 +119,11 @@ class BoxAlone:
         """bsfg-local.service."""
         self.once("appliance.box.local", *self.options(all_of_them=False), "--unsealed")
 
-    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """Start a service; it ends with :meth:`stop`."""
-        log = self._services.enter_context((self.logs / f"{name}.log").open("ab"))
-        return self._services.enter_context(
-            running(command, limit_s=300, stdout=log, stderr=log, env=python_environment(), cwd=self.root)
-        )
+    def start(self, unit: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a unit's process; it ends with :meth:`stop`."""
+        log = self._services.enter_context((self.logs / f"{unit}.log").open("ab"))
+        options = {"env": self._environment, "cwd": self.root, "umask": 0o027, **self.identity(unit)}
+        return self._services.enter_context(running(command, limit_s=300, stdout=log, stderr=log, **options))
 
     def start_facts(self) -> subprocess.Popen[bytes]:
         """nats-facts.service."""
@@ -124,15 +135,17 @@ class BoxAlone:
 
     def start_agent(self) -> subprocess.Popen[bytes]:
         """bsfg-agent.service."""
-        return self.start("agent", [*_python("appliance.agent"), "--config", str(self.at.node_config)])
+        return self.start("bsfg-agent", [*self._python, "appliance.agent", "--config", str(self.at.node_config)])
 
     def start_keeper(self) -> subprocess.Popen[bytes]:
         """bsfg-keeper.service."""
-        return self.start("keeper", [*_python("appliance.keys.keeper"), "--config", str(self.at.keeper_config)])
+        return self.start(
+            "bsfg-keeper", [*self._python, "appliance.keys.keeper", "--config", str(self.at.keeper_config)]
+        )
 
     def start_enrol(self) -> subprocess.Popen[bytes]:
         """bsfg-enrol.service."""
-        return self.start("enrol", [*_python("appliance.box.enrol"), *self.options()])
+        return self.start("bsfg-enrol", [*self._python, "appliance.box.enrol", *self.options()])
 
     def stop(self) -> None:
         """A power cut."""
@@ -147,22 +160,24 @@ class BoxAlone:
         assert isinstance(values, dict)
         return values
 
-    def log(self, name: str) -> str:
-        """What a service said."""
-        return (self.logs / f"{name}.log").read_text("utf-8", "replace")
+    def log(self, unit: str) -> str:
+        """What a unit's process said."""
+        return (self.logs / f"{unit}.log").read_text("utf-8", "replace")
 
 
 @contextmanager
 def box_alone(folder: Path) -> Iterator[BoxAlone]:
     """A box whose TPM runs, and nothing else yet."""
-    box = BoxAlone(folder)
+    with switched_on(BoxAlone(folder)) as box:
+        yield box
+
+
+@contextmanager
+def switched_on(box: B) -> Iterator[B]:
+    """A box whose TPM runs."""
     box.tpm.start()
     try:
         yield box
     finally:
         box.stop()
         box.tpm.stop()
-
-
-def _python(module: str) -> list[str]:
-    return [sys.executable, "-P", "-B", "-m", module]

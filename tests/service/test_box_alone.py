@@ -98,7 +98,7 @@ def test_a_first_boot_ends_with_facts_that_cross_both_ways(box: BoxAlone, hub: H
     # The voucher arrives on the ESP; site takes it in, and enrolment reads it at its next attempt.
     box.at.brought_voucher.write_bytes(hub.voucher(PLANT, fingerprint))
     box.site()
-    assert enrol.wait(timeout=60) == 0, box.log("enrol")
+    assert enrol.wait(timeout=60) == 0, box.log("bsfg-enrol")
     assert box.document("enrol")["state"] == "enrolled"
 
     until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
@@ -137,7 +137,7 @@ def test_a_second_boot_needs_neither_voucher_nor_operator(second: BoxAlone, hub:
     for path in sorted(box.at.run.rglob("*"), reverse=True):  # a tmpfs
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     enrol = boot(box)
-    assert enrol.wait(timeout=60) == 0, box.log("enrol")
+    assert enrol.wait(timeout=60) == 0, box.log("bsfg-enrol")
     assert box.document("enrol")["state"] == "enrolled"
     until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
     assert (box.at.local / "applications.json").read_bytes() == known
