@@ -299,6 +299,18 @@ def test_an_unknown_mode_claims_nothing(tmp_path: Path) -> None:
     assert set(Mode) >= {"normal", "autonomous", "reconciling", "quarantined"}
 
 
+def test_figures_that_cannot_be(tmp_path: Path) -> None:
+    """Crossings that say no number, a negative one, or a text count as none; a moment of never is never."""
+    healthy(tmp_path)
+    odd: list[object] = [{}, {"lag": -5}, {"lag": "x"}, {"lag": None}, {"lag": 1 << 80}, {"lag": 7}, 5, None]
+    crossings = [
+        {"direction": "push", "last_exchange_unix_ms": 0, **each} if isinstance(each, dict) else each for each in odd
+    ]
+    tell(tmp_path, "agent", ready=True, mode="normal", broker={"connected": True}, crossings=crossings)
+    box, _ = look(tmp_path)
+    assert (box.node.to_send, box.node.to_receive, box.node.last_exchange_unix_s) == (7, 0, None)
+
+
 def test_a_keeper_in_its_first_moment_is_no_fault(tmp_path: Path) -> None:
     """It has not asked its TPM yet."""
     healthy(tmp_path)

@@ -102,6 +102,23 @@ def test_what_has_no_room_is_counted(tmp_path: Path) -> None:
     assert all(f"{f.code}:" in whole for f in judgement.findings)
 
 
+@pytest.mark.parametrize("count", range(1, 9))
+@pytest.mark.parametrize("name", ["waiting", "on_its_own", "not_configured", "stopped_much_at_once"])
+def test_no_finding_is_shown_in_half(tmp_path: Path, name: str, count: int) -> None:
+    """What is cut off is cut between findings: nobody is told what is wrong without what to do."""
+    box, judgement = see(tmp_path, name)
+    codes = [Sign.UPLINK_NO_ADDRESS, Reason.LOG_DAMAGED, Reason.LOG_LOST, Reason.TPM_ABSENT, *Sign][:count]
+    judgement = replace(judgement, findings=tuple(Finding(code, Rank.ALARM) for code in codes))
+    shown = list(render(box, judgement, load()))
+    whole = list(render(box, judgement, load(), whole=True))
+    more = [place for place, line in enumerate(shown) if line.strip().startswith("and ")]
+    if more:
+        assert shown[: more[0]] == whole[: more[0]]
+        assert whole[more[0]].startswith((" Wrong", " Note"))
+    else:
+        assert [line for line in shown if line] == [line for line in whole if line]
+
+
 def test_the_documentation_shows_real_pages(root: Path) -> None:
     """Its two samples are golden pages; every state and every sign is explained, with the right exit code."""
     text = (root / "docs/console.md").read_text("utf-8")
