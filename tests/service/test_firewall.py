@@ -79,7 +79,7 @@ def bare(find_tool: Callable[[str], str]) -> Iterator[World]:
         world.build()
         hub = ([(HUB4, RPC_PORT), (HUB6, RPC_PORT), (HUB4, 9)], [(HUB4, DNS_PORT), (HUB4, NTP_PORT), (HUB4, 9)])
         box = ([("0.0.0.0", NATS_PORT), ("0.0.0.0", 22)], [("0.0.0.0", 5000)])  # noqa: S104 - a mistake that the firewall must cover
-        plant = ([(MACHINE, 80)], [])
+        plant: tuple[list[tuple[str, int]], list[tuple[str, int]]] = ([(MACHINE, 80)], [])
         with (
             world.hub.doing("serve", *hub),
             world.box.doing("serve", *box),
@@ -422,7 +422,7 @@ def _numbers(host: str) -> bytes:
 
 def _sum(data: bytes) -> int:
     data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -213,6 +213,21 @@ def test_patterns_mean_the_same_to_a_shell() -> None:
         assert not [path for path in paths if path.startswith("/") or ".." in path or set(path) & set("{}?!$`\\ ")]
 
 
+def test_usb_is_off_until_asked_for(tree: Path) -> None:
+    """By text alone: the small kernel of the virtual machines has no USB, and no box was at hand."""
+    denied = (tree / build.MODPROBE).read_text("utf-8")
+    for driver in ("usb_storage", "uas"):
+        assert f"\nblacklist {driver}\n" in denied  # not by being put in
+        assert f"\ninstall {driver} " not in denied  # but by name
+    for driver in ("usbnet", "cdc_ether", "rndis_host", "cdc_acm", "usbserial"):
+        assert f"\ninstall {driver} /usr/bin/false\n" in denied
+    unit = (tree / "usr/lib/systemd/system/bsfg-usb.service").read_text("utf-8")
+    assert "ExecStart=/usr/sbin/modprobe --all usb-storage uas\n" in unit
+    assert "[Install]" not in unit
+    rules = (tree / "usr/lib/udev/rules.d/10-bsfg-usb.rules").read_text("utf-8")
+    assert 'ATTR{bInterfaceClass}!="03|08|09", ATTR{authorized}="0"\n' in rules
+
+
 # -- pruning -----------------------------------------------------------------------------------------------------------
 
 
