@@ -69,6 +69,7 @@ class BoxAlone:
         self.vendor_cas = made.vendor_cas
         self.tpm = SoftwareTpm(made.state)
         self._services = ExitStack()
+        self.facts: subprocess.Popen[bytes]
         self._image()
 
     def _image(self) -> None:
@@ -127,7 +128,8 @@ class BoxAlone:
 
     def start_facts(self) -> subprocess.Popen[bytes]:
         """nats-facts.service."""
-        return self.start("nats-facts", [str(find_broker().path), "-c", str(self.at.facts_config)])
+        self.facts = self.start("nats-facts", [str(find_broker().path), "-c", str(self.at.facts_config)])
+        return self.facts
 
     def start_control(self) -> subprocess.Popen[bytes]:
         """nats-control.service."""

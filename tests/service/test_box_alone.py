@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from appliance.keys.keeper.client import ask_keeper
 from appliance.keys.keeper.port import KeeperState
 from appliance.keys.tpm.endorsement import fingerprint_of
 from appliance.node.status import StatusDocument
+from appliance.site.document import sign_site
+from tests import sites
 from tests.alone import BoxAlone, box_alone, until
 from tests.processes import run
 from tests.produced import document as produced_document
@@ -162,6 +165,22 @@ def test_a_box_that_the_hub_refuses_says_why_and_works_on(stranger: BoxAlone, hu
     assert box.document("agent")["ready"] is True
 
 
+def test_an_air_gapped_box_works_on_its_own(tmp_path: Path) -> None:
+    """It has no uplink by design: facts are stored, nothing is dialled, and enrolment over the network ends at once."""
+    with box_alone(tmp_path) as box:
+        text = sites.example("air-gapped").replace('[plant]\naddress = "192.168.10.5"\n', "")
+        box.at.candidate.write_bytes(sign_site(text.encode(), sites.key("signer"), "site.toml"))
+        enrol = boot(box)
+        assert enrol.wait(timeout=60) == 0, box.log("bsfg-enrol")
+        bsfg("credential", "new", "press-4", "--role", "service", "--local", box.at.local, "--zone", PLANT)
+        box.local()
+        until(lambda: box.document("agent").get("ready") is True, "local work")
+        _reload(box)
+        assert asyncio.run(_produce(box, "on-its-own")) == ("FACTS_OPERATIONAL", 1)
+        assert (box.document("agent")["mode"], box.document("agent")["crossings"]) == ("autonomous", [])
+        assert not box.at.control_config.exists()
+
+
 def boot(box: BoxAlone) -> subprocess.Popen[bytes]:
     """Start everything in the order of the units; the process of enrolment."""
     box.site()
@@ -170,6 +189,12 @@ def boot(box: BoxAlone) -> subprocess.Popen[bytes]:
     box.start_agent()
     box.start_keeper()
     return box.start_enrol()
+
+
+def _reload(box: BoxAlone) -> None:
+    """What nats-facts-reload.service does: trust.conf has a new application."""
+    box.facts.send_signal(signal.SIGHUP)
+    until(lambda: "Reloaded server configuration" in box.log("nats-facts"), "the reload")
 
 
 async def _connected(box: BoxAlone) -> Client:

@@ -176,6 +176,7 @@ def test_nodes_understand_their_files(layout: Layout) -> None:
         assert (config.uplink is None) == (zone == ENTERPRISE)
     plant = NodeConfig.load(layout.zone(PLANT).node_config)
     assert plant.uplink is not None
+    assert plant.uplink.endpoint is not None
     assert plant.uplink.endpoint.port == environment.ports[PortName.LINK_RPC]  # through the simulated link
 
 

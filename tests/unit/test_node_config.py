@@ -110,6 +110,16 @@ def test_the_example_of_the_documentation_parses(tmp_path: Path, role: str) -> N
     assert config.policy.categories == {OPERATIONAL: CategoryPolicy()}
 
 
+def test_an_agent_may_have_no_way_to_its_hub(tmp_path: Path) -> None:
+    """Air-gapped: the zone of the hub alone. Half an address is none."""
+    head = DOCUMENT.partition("[uplink]")[0]
+    (tmp_path / "node.toml").write_text(head + '[uplink]\nzone = "enterprise"\n')
+    assert NodeConfig.load(tmp_path / "node.toml").uplink == Uplink(ZoneId("enterprise"), None)
+    (tmp_path / "node.toml").write_text(head + '[uplink]\nzone = "enterprise"\nport = 8443\n')
+    with pytest.raises(RefusedError):
+        NodeConfig.load(tmp_path / "node.toml")
+
+
 def test_a_hub_needs_no_uplink(tmp_path: Path) -> None:
     """What makes it a hub is where it listens."""
     text = DOCUMENT.partition("[uplink]")[0] + '[listen]\nhost = "127.0.0.1"\nport = 8443\n'
