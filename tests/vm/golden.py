@@ -82,6 +82,7 @@ def _key(image: Image) -> str:
 def _make(golden: Golden, image: Image) -> None:
     box = Box.new(golden.folder / "box", image, golden.vendor)
     hub = BenchHub.make(golden.folder / "hub", box.vendor_cas.read_bytes())
+    hub.publish(image.uki, image.version)
     hub.flash(box)
     with hub.running(), Segment(golden.folder / "plant.log") as plant:
         networks = (UserNetwork(capture=golden.folder / "first.pcap"), TapNetwork(plant.descriptor))

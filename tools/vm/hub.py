@@ -20,8 +20,11 @@ from typing import Any, Final
 from appliance.boundary.errors import BsfgError
 from appliance.boundary.names import ZoneId
 from appliance.dev.hub_alone import HubAlone
+from appliance.keys.attestation.measurements import Measurements
+from appliance.keys.files import PUBLIC, write_atomically
 from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.endorsement import fingerprint_of, read_endorsement
+from tools.image.measurements import image_number, published
 from tools.vm import pace
 from tools.vm.box import Box
 from tools.vm.faults import AwaitedError, VmError
@@ -91,6 +94,16 @@ class BenchHub:
     def load(cls, folder: Path) -> BenchHub:
         """A hub that was made, perhaps elsewhere and copied."""
         return cls(HubAlone.load(folder))
+
+    def publish(self, uki: Path, version: str, *, only: bool = False) -> None:
+        """Let the hub expect this kernel image in its boxes' measurements, beside those published before.
+
+        :param only: nothing older may run any more.
+        """
+        path = self.alone.office.measurements
+        previous = Measurements.parse(path.read_bytes()) if path.exists() else None
+        key, minimum = build_keys().private("pcr-system"), image_number(version) if only else 0
+        write_atomically(path, published(uki, version, key, previous=previous, minimum=minimum), PUBLIC)
 
     @property
     def folder(self) -> Path:

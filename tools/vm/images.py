@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ class Image:
     def uki(self) -> Path:
         """The signed unified kernel image."""
         return self.folder / f"{NAME}.efi"
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        return str(json.loads((self.folder / "image.json").read_text("utf-8"))["version"])
 
     def digest(self) -> str:
         """SHA-256 over the disk's data and its length; holes are not read."""

@@ -50,7 +50,6 @@ class Journey:
         """Until the box exchanges facts. :raises AwaitedError: with what is missing."""
         agent = self.machine.wait_agent()
         self._done("booted")
-        self.seen = guest.observe(agent)
         for name, ready, what in (
             ("configured", site_accepted, "the site configuration is accepted"),
             ("enrolled", enrolled, "the hub lets the box in"),
@@ -58,13 +57,18 @@ class Journey:
         ):
             self.documents = guest.wait_documents(agent, ready, what, 180)
             self._done(name)
+        self.seen = guest.observe(agent)
+
+    def application(self) -> Application:
+        """The test's application on the box."""
+        return admit(self.machine.agent)
 
     def cross(self, label: str) -> tuple[set[str], set[str]]:
         """Facts both ways; ids that the hub has from the box, and the number of those that the box has from the hub.
 
         :param label: makes their ids new.
         """
-        application = admit(self.machine.agent)
+        application = self.application()
         ids = application.stored(label, FACTS)
         self.hub.wait_received(ids, "facts from the box")
         self._done("out")

@@ -12,6 +12,7 @@ from typing import Final
 
 from tools.image.sandbox import ukify_settings
 from tools.vm import pe
+from tools.vm.faults import VmError
 from tools.vm.images import build_keys, tools_tree
 
 _PARTS: Final = ("linux", "initrd", "osrel", "uname", "cmdline")
@@ -57,6 +58,19 @@ def variant(
         cwd=folder,
     )
     return out
+
+
+def command_line(uki: Path) -> str:
+    """The command line in a kernel image."""
+    return pe.section(pe.read(uki), ".cmdline").rstrip(b"\0\n").decode()
+
+
+def root_hash(line: str) -> str:
+    """The root hash on a command line. :raises VmError: there is none."""
+    found = re.search(r"\broothash=([0-9a-f]{64})\b", line)
+    if not found:
+        raise VmError("the command line names no root hash")
+    return found[1]
 
 
 def addon(folder: Path, command_line: str, *, signed: bool = True) -> Path:

@@ -7,6 +7,7 @@ replacement can carry both.
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from pathlib import Path
@@ -43,23 +44,34 @@ def luks_with_passphrase(target: Path, size: int, passphrase: str, identity: uui
     run(["cryptsetup", "luksUUID", "--batch-mode", "--uuid", str(identity), target])
 
 
-def luks_sealed_to(state: Path, target: Path, size: int, identity: uuid.UUID) -> None:
+def luks_sealed_to(state: Path, target: Path, size: int, identity: uuid.UUID, tree: Path | None = None) -> None:
     """The same, opened by a token that was sealed on the box's own TPM, with no policy at all.
 
-    :param state: of the TPM, which does not run now.
+    :param state: of the TPM, which does not run now. :param tree: what is in it beside the marker.
     """
     with served_by_tcp(state, target.with_suffix(".swtpm")) as device:
-        _repart(target, size, None, device)
+        _repart(target, size, None, device, tree)
     run(["cryptsetup", "luksUUID", "--batch-mode", "--uuid", str(identity), target])
 
 
-def _repart(target: Path, size: int, passphrase: bytes | None, tpm: str | None = None) -> None:
+def unpacked(packed: str, folder: Path) -> Path:
+    """A tree out of a tar archive in base64, with owners and modes as on the box; the folder."""
+    folder.mkdir(parents=True)
+    archive = folder.with_suffix(".tar.xz")
+    archive.write_bytes(base64.b64decode(packed))
+    tools_tree().run(["tar", "--numeric-owner", "-xpJf", archive, "-C", folder], cwd=folder)
+    return folder
+
+
+def _repart(
+    target: Path, size: int, passphrase: bytes | None, tpm: str | None = None, tree: Path | None = None
+) -> None:
     """Let systemd-repart make one encrypted partition in an image of its own, and cut it out."""
     folder = target.with_suffix(".parts")
     definitions = folder / "repart.d"
     definitions.mkdir(parents=True)
-    _marked(folder / "tree")
-    lines = ["[Partition]", "Type=var", "Label=var", "Format=ext4", f"CopyFiles={folder / 'tree'}:/"]
+    content = _marked(tree or folder / "tree")
+    lines = ["[Partition]", "Type=var", "Label=var", "Format=ext4", f"CopyFiles={content}:/"]
     lines += [f"SizeMinBytes={size}", f"SizeMaxBytes={size}", "Encrypt=tpm2" if tpm else "Encrypt=key-file"]
     (definitions / "10-var.conf").write_text("\n".join(lines) + "\n", "utf-8")
     image = folder / "image.raw"

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine is killed while facts are stored and cross: nothing that was confirmed is lost, nothing is doubled.
+
+A power cut as far as the guest can tell. Not as far as the disk can: what the guest has written the host keeps.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from tests.vm.conftest import Bench
+from tools.vm import guest, pace
+from tools.vm.application import Application, confirmed
+from tools.vm.faults import AgentError
+from tools.vm.journey import Journey, speaking
+
+ROUNDS = 3
+PREFIX = "load"
+BATCH = 50
+
+
+class Load:
+    """Appends facts from a thread, until the machine is gone; ids are confirmed to the outside, over the agent."""
+
+    def __init__(self, application: Application, first: int) -> None:
+        self.application = application
+        self.next = first
+        self.confirmed: set[str] = set()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            first = self.next
+            self.next += BATCH
+            try:
+                answers = self.application.append(PREFIX, BATCH, first=first, patience=5)
+            except (AgentError, OSError, ValueError):
+                return
+            self.confirmed |= confirmed(answers)
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_a_kill_loses_nothing_that_was_confirmed(seed: int, bench: Bench, control: Callable[[], None]) -> None:
+    """At a moment chosen by the seed; afterwards the box comes back by itself, and both sides agree."""
+    control()
+    hub, box = bench.hub(), bench.box()
+    with hub.running():
+        with box.running("killed") as machine:
+            journey = Journey(machine, hub)
+            journey.to_ready()
+            load = Load(journey.application(), 0)
+            load.start()
+            time.sleep(pace.limit(Random(seed).uniform(8, 25)))
+            machine.kill()
+        load.join()
+        assert load.confirmed, "nothing was stored before the kill"
+        with box.running("again") as machine:
+            journey = Journey(machine, hub)
+            journey.to_ready()
+            stored = [name for name in journey.application().own() if name.startswith(PREFIX)]
+            assert load.confirmed <= set(stored), "confirmed facts are lost"
+            assert len(stored) == len(set(stored)), "facts are doubled"
+            hub.wait_received(set(stored), "everything that is stored on the box reaches the hub")
+            received = [fact["envelope"]["message_id"] for fact in hub.received()]
+            assert len(received) == len(set(received))
+            found = guest.documents(machine.agent)
+            assert speaking(found)
+            machine.power_off()

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/var`` is exchanged for another that carries the true one's label and UUID: no key of the box is to be had with it.
+
+Two of three replacements do not open. The third does, because the disk itself says how it is opened: a token in its
+header, sealed on the box's own TPM by whoever had both on the bench. Then everything of the box's identity must refuse:
+PCR 15 holds another volume's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.vm.conftest import Bench
+from tests.vm.refusing import opens_nothing
+from tools.vm import guest, swapped
+from tools.vm.box import Box
+from tools.vm.guest import Documents, state
+from tools.vm.hub import BenchHub
+
+PASSPHRASE = "known to the attacker"
+STOLEN = """
+import io, os, sys, tarfile, base64
+out = io.BytesIO()
+with tarfile.open(fileobj=out, mode="w:xz") as tar:
+    tar.add("/var/lib/bsfg", "lib/bsfg", filter=lambda member: None if "/facts/" in member.name else member)
+sys.stdout.write(base64.b64encode(out.getvalue()).decode())
+"""
+
+
+def exchange(box: Box, content: Path) -> None:
+    """Put a replacement where ``/var`` is."""
+    var = box.disk.partition("var")
+    box.disk.replace(var, content)
+    content.unlink()
+
+
+def test_an_unencrypted_var_is_not_mounted(bench: Bench, control: Callable[[], None]) -> None:
+    """A plain file system."""
+    control()
+    box = bench.box()
+    content = bench.folder / "plain"
+    swapped.plain_ext4(content, box.disk.partition("var").size)
+    exchange(box, content)
+    with box.running("attack") as machine:
+        opens_nothing(machine)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_var_with_a_known_passphrase_is_not_opened(given: bool, bench: Bench, control: Callable[[], None]) -> None:
+    """Nobody asks for it; and what is handed over as a credential is not taken."""
+    control()
+    box = bench.box()
+    var = box.disk.partition("var")
+    content = bench.folder / "luks"
+    swapped.luks_with_passphrase(content, var.size, PASSPHRASE, swapped.luks_uuid(box.disk, var))
+    exchange(box, content)
+    strings = (f"io.systemd.credential:cryptsetup.passphrase={PASSPHRASE}",) if given else ()
+    with box.running("attack", strings=strings) as machine:
+        opens_nothing(machine)
+
+
+def test_a_var_sealed_on_the_same_tpm_gets_no_key(bench: Bench, control: Callable[[], None]) -> None:
+    """It opens, and with it come the box's own sealed files, stolen before: the TPM opens none of them.
+
+    So the box can prove nothing to its hub, which goes on knowing the true one only.
+    """
+    control()
+    stolen = steal(bench)
+    hub, box = bench.hub(), bench.box()
+    var = box.disk.partition("var")
+    content = bench.folder / "sealed"
+    swapped.luks_sealed_to(box.tpm / "state", content, var.size, swapped.luks_uuid(box.disk, var), stolen)
+    exchange(box, content)
+    with hub.running(), box.running("attack") as machine:
+        agent = machine.wait_agent()
+        assert agent.python(f"import os; print(os.path.exists('/var/{swapped.MARKER}'))") == "True", "it was not opened"
+        seen = guest.observe(agent)
+        assert seen["pcrs"]["7"] == bench.golden.report["seen"]["pcrs"]["7"]
+        assert seen["pcrs"]["15"] != bench.golden.report["seen"]["pcrs"]["15"]
+        found = guest.wait_documents(agent, keys_refused, "the keeper is refused its key", 180)
+        assert state(found, "watchdog") != "open"
+        assert state(found, "local") == "failed"
+        before = len(hub.received())
+        assert still_refused(agent_documents=lambda: guest.documents(agent), hub=hub, before=before)
+
+
+def steal(bench: Bench) -> Path:
+    """The golden box's sealed files, as somebody may have them from a backup; a tree for the replacement."""
+    box = bench.box("victim")
+    with box.running("victim") as machine:
+        packed = machine.wait_agent().python(STOLEN)
+        machine.power_off()
+    box.forget()
+    return swapped.unpacked(packed, bench.folder / "stolen")
+
+
+def keys_refused(found: Documents) -> bool:
+    """The TPM has refused the keeper's key."""
+    return state(found, "keeper") in {"tpm_refused", "tpm_fault"}
+
+
+def still_refused(agent_documents: Callable[[], Documents], hub: BenchHub, before: int) -> bool:
+    """A while later nothing has changed: no key, no lease, nothing at the hub."""
+    import time
+
+    time.sleep(30)
+    found = agent_documents()
+    return keys_refused(found) and state(found, "watchdog") != "open" and len(hub.received()) == before

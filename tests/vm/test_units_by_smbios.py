@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Credentials by SMBIOS, with which whoever owns the host runs units as root in a stock system: they do nothing here.
+
+No PCR of the policy changes with them, so ignoring them is the whole protection: the box must boot and work as ever.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+import pytest
+
+from tests.vm.conftest import Bench
+from tools.vm.journey import Journey
+
+MARK = "/run/attacked"
+
+
+def unit(name: str, text: str) -> str:
+    """A unit as a credential."""
+    return f"io.systemd.credential.binary:systemd.extra-unit.{name}={base64.b64encode(text.encode()).decode()}"
+
+
+def drop_in(name: str, text: str) -> str:
+    """A drop-in as a credential."""
+    return f"io.systemd.credential.binary:systemd.unit-dropin.{name}={base64.b64encode(text.encode()).decode()}"
+
+
+SERVICE = f"[Service]\nType=oneshot\nExecStart=/usr/bin/mkdir {MARK}\n"
+ATTACKS = {
+    "in the initrd": (
+        unit("attack.service", "[Unit]\nDefaultDependencies=no\n" + SERVICE),
+        drop_in("initrd-fs.target", "[Unit]\nWants=attack.service\n"),
+    ),
+    "in the running system": (
+        unit("attack.service", SERVICE),
+        drop_in("multi-user.target", "[Unit]\nWants=attack.service\n"),
+        drop_in("bsfg.target", "[Unit]\nWants=attack.service\n"),
+    ),
+    "tmpfiles, sysctl, users, secrets, network": (
+        f"io.systemd.credential:tmpfiles.extra=d {MARK} 0755 root root -",
+        "io.systemd.credential:sysctl.extra=kernel.kptr_restrict=0",
+        "io.systemd.credential:passwd.hashed-password.root=",
+        "io.systemd.credential:systemd.unit-dropin.bsfg-agent.service=[Service]\\nExecStart=",
+        "io.systemd.credential:network.dns=192.0.2.1",
+        "io.systemd.credential:fstab.extra=tmpfs /usr tmpfs",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ATTACKS)
+def test_units_from_outside_do_not_run(what: str, bench: Bench, control: Callable[[], None]) -> None:
+    """The box works as ever; the unit is not known, its mark is not there, no credential has come in."""
+    control()
+    hub, box = bench.hub(), bench.box()
+    with hub.running(), box.running("attack", strings=ATTACKS[what]) as machine:
+        journey = Journey(machine, hub)
+        journey.to_ready()
+        agent = machine.agent
+        assert agent.python(f"import os; print(os.path.exists({MARK!r}))") == "False"
+        assert agent.run("/usr/bin/systemctl", "cat", "attack.service").code != 0
+        assert agent.read("/proc/sys/kernel/kptr_restrict").strip() == b"2"
+        assert "@system" not in journey.seen["credentials"]
+        assert journey.seen["pcrs"]["12"] == bench.golden.report["seen"]["pcrs"]["12"]
+        strings = agent.python(
+            "import glob; print([open(p, 'rb').read() for p in glob.glob('/sys/firmware/dmi/entries/11-*/raw')])"
+        )
+        assert "io.systemd.credential" in strings, "the attack did not reach the guest"
+        machine.power_off()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things lie in a root partition and its hash tree, so that a test can damage exactly one of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from appliance.flash.gpt import Partition
+from tools.vm.disk import Disk
+from tools.vm.faults import VmError
+from tools.vm.images import tools_tree
+
+BLOCK: Final = 4096
+_SUPERBLOCK: Final = struct.Struct("<8sII16s32sIIQH6x256s168x")
+_DIGEST: Final = 32
+_LEAST: Final = 64 * 1024
+_FOLDER: Final = "/usr/lib/modules"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file in a root. :param path: on the box. :param offset: in the partition, of a byte in its middle."""
+
+    path: str
+    offset: int
+
+
+def seldom_read_file(disk: Disk, root: Partition, extracted: Path) -> Place:
+    """A kernel module that no virtual machine loads, and where its data lie.
+
+    :param extracted: the partition is copied there for a while; inside ``build``, for programs of the tools tree.
+    """
+    disk.extract(root, extracted)
+    try:
+        for path in _modules(extracted):
+            if place := _place(extracted, path):
+                return place
+    finally:
+        extracted.unlink()
+    raise VmError("the root has no kernel module that is large enough")
+
+
+def _modules(image: Path) -> list[str]:
+    """Modules of graphics and other devices that a virtual machine does not have, the largest drivers first."""
+    tools = tools_tree()
+    found: list[str] = []
+    version = _names(tools.output(["dump.erofs", f"--path={_FOLDER}", "--ls", image], cwd=image.parent))
+    for name in version:
+        for part in ("drivers/net/ethernet", "fs", "net/sctp", "net"):
+            folder = f"{_FOLDER}/{name}/kernel/{part}"
+            try:
+                entries = _names(tools.output(["dump.erofs", f"--path={folder}", "--ls", image], cwd=image.parent))
+            except Exception:  # noqa: BLE001, S112 - a kernel without that folder
+                continue
+            found += [f"{folder}/{entry}" for entry in entries if ".ko" in entry]
+    return found
+
+
+def _names(listing: str) -> list[str]:
+    """Names out of what ``dump.erofs --ls`` prints: number, type, name."""
+    return [
+        words[-1] for line in listing.splitlines() if len(words := line.split()) >= 3 and words[-1] not in {".", ".."}
+    ]
+
+
+def _place(image: Path, path: str) -> Place | None:
+    said = tools_tree().output(["dump.erofs", f"--path={path}", "-e", image], cwd=image.parent)
+    extents = re.findall(r"^\s*\d+:\s+\d+\.\.\s*\d+\s*\|\s*\d+\s*:\s*(\d+)\.\.\s*(\d+)\s*\|", said, re.MULTILINE)
+    if not extents:
+        return None
+    first, last = (int(number) for number in extents[len(extents) // 2])
+    return Place(path, (first + last) // 2) if last > first else None
+
+
+def top_hash_block(disk: Disk, hashes: Partition) -> int:
+    """Where the topmost block of a hash tree lies in its partition: it is read whatever is read of the root."""
+    parts = _SUPERBLOCK.unpack(disk.read(hashes, 0, _SUPERBLOCK.size))
+    if parts[0].rstrip(b"\0") != b"verity":
+        raise VmError("the partition holds no hash tree")
+    return BLOCK  # levels are stored from the top down, behind the superblock
+
+
+def signed_root_hash(disk: Disk, signature: Partition) -> str:
+    """The root hash that the signature partition speaks of."""
+    document = json.loads(disk.read(signature, 0, signature.size).rstrip(b"\0"))
+    return str(document["rootHash"])
