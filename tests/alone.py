@@ -102,13 +102,18 @@ class BoxAlone:
         """All services run as the test's own user, who then has all roles."""
         return ["--one-user", str(os.getuid())]
 
+    def confined(self) -> list[str]:
+        """What a oneshot unit's program is started by."""
+        return []
+
     def identity(self, unit: str) -> dict[str, Any]:
         """As whom a unit's process is started."""
         return {}
 
     def once(self, module: str, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a program of a oneshot unit."""
-        done = run([*self._python, module, *options], env=self._environment, umask=0o027)
+        command = [*self.confined(), *self._python, module, *options]
+        done = run(command, env=self._environment, umask=0o027)
         assert done.returncode == expect, f"{module}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
