@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -20,6 +19,7 @@ import trio
 
 from appliance.boundary.errors import BsfgError, UnavailableError
 from appliance.boundary.names import ZoneId
+from appliance.box.states import EnrolState
 from appliance.keys.enrolment import boxside
 from appliance.keys.enrolment.documents import Grant, Pending
 from appliance.keys.folder import PkiFolder
@@ -45,17 +45,6 @@ _NOT_YET: Final = frozenset(
 _log = logging.getLogger(__name__)
 
 Answer = Grant | Pending | BsfgError
-
-
-class EnrolState(StrEnum):
-    """How the box stands with the hub."""
-
-    CALLING = "calling"
-    """The hub could not be asked yet, or not reached."""
-    WAITING = "waiting"
-    """The hub knows this box; an operator has to let it in."""
-    REFUSED = "refused"
-    ENROLLED = "enrolled"
 
 
 @dataclass(slots=True)

@@ -18,10 +18,10 @@ from typing import Final
 import click
 
 from appliance.boundary.errors import BsfgError
-from appliance.box.enrolling import EnrolState
 from appliance.box.layout import BoxLayout
 from appliance.box.options import layout_of, root_option, run_program
 from appliance.box.site import described, say
+from appliance.box.states import EnrolState
 from appliance.node.status import StatusDocument
 from appliance.site.store import SiteStore
 

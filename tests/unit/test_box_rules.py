@@ -18,10 +18,10 @@ from appliance.box.enrolling import (
     LONGEST_PAUSE_S,
     REFUSED_PAUSE_S,
     WAITING_PAUSE_S,
-    EnrolState,
     Standing,
 )
 from appliance.box.naming import AGAIN_S, EACH_AT_MOST, FAILED_AGAIN_S, REMEMBERED_S, NameBook
+from appliance.box.states import EnrolState
 from appliance.box.storage import DEAD_LETTER_BYTES, EPOCHS, MIB, share
 from appliance.factlog import streams
 from appliance.keys.enrolment.documents import Pending, Waits
