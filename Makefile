@@ -6,10 +6,10 @@ python := .venv/bin/python
 simulations ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sim docs proto lock clean
+.PHONY: help setup demo test lint bench sim vm test-vm docs proto lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Install the missing Debian packages and make .venv
 	@tools/setup.sh
@@ -28,6 +28,14 @@ bench: setup ## Measure the product beside its alternatives, and what keys in a 
 
 sim: setup ## Run the whole simulation matrix (simulations=N for another number of runs)
 	@$(python) -m tests.sim --runs $(simulations)
+
+vm: setup ## Boot the image in a virtual machine next to a hub, and watch facts cross (needs 'make image'; options=--keep)
+	@tools/vm/setup.sh
+	@$(python) -m tools.vm $(options)
+
+test-vm: setup ## Run the image's tests in virtual machines (options='--part smoke', '--only first_boot'; hours in all)
+	@tools/vm/setup.sh
+	@$(python) -m tests.vm $(options)
 
 docs: setup ## Write the reference pages anew from the code
 	@$(python) tools/generate_docs.py

@@ -29,8 +29,8 @@ ROTATING: Final = (
     "wrong_clock",
 )
 """Two of them with every change, chosen by its hash, so that all come up again and again."""
-HARNESS: Final = ("machinery",)
-"""Tests of the harness itself; they need no image."""
+HARNESS: Final = ("machinery", "firmware_ovmf")
+"""Tests of the harness itself, and of the firmware alone; they need no image."""
 PER_CHANGE: Final = 2
 
 

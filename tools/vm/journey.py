@@ -57,7 +57,12 @@ class Journey:
         ):
             self.documents = guest.wait_documents(agent, ready, what, 180)
             self._done(name)
-        self.seen = guest.observe(agent)
+        self.look()
+
+    def look(self) -> dict[str, Any]:
+        """What the box is like now; it is kept in :attr:`seen`."""
+        self.seen = guest.observe(self.machine.agent)
+        return self.seen
 
     def application(self) -> Application:
         """The test's application on the box."""
