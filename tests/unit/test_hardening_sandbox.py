@@ -79,6 +79,30 @@ def test_units_are_understood(tree: Path, find_tool: FindTool) -> None:
         assert said == [], unit
 
 
+def test_units_start_in_an_order(tree: Path, tmp_path: Path, find_tool: FindTool) -> None:
+    """No circle, with systemd's own units around them: systemd would break one by not starting something."""
+    stock = Path("/") / UNITS
+    if not (stock / "multi-user.target").exists():
+        pytest.skip("systemd's own units are not here")
+    shutil.copytree(stock, tmp_path / UNITS, symlinks=True, ignore_dangling_symlinks=True)
+    shutil.copytree(tree / "usr", tmp_path / "usr", symlinks=True, dirs_exist_ok=True)
+    wants = tmp_path / "etc/systemd/system"
+    preset = (tree / "usr/lib/systemd/system-preset/00-bsfg.preset").read_text("utf-8")
+    for unit in re.findall(r"^enable (bsfg\S+)$", preset, re.MULTILINE):
+        target = re.findall(r"^WantedBy=(\S+)$", (tmp_path / UNITS / unit).read_text("utf-8"), re.MULTILINE)[0]
+        (wants / f"{target}.wants").mkdir(parents=True, exist_ok=True)
+        (wants / f"{target}.wants" / unit).symlink_to(f"/{UNITS}/{unit}")
+    command = [find_tool("systemd-analyze"), "verify", f"--root={tmp_path}", "--man=no", "--generators=no"]
+
+    def circles() -> list[str]:
+        outcome = subprocess.run([*command, "multi-user.target"], capture_output=True, text=True, check=False)
+        return [line for line in outcome.stderr.splitlines() if "cycle" in line]
+
+    assert circles() == []
+    (tmp_path / UNITS / "bsfg-keeper.service.d/60-circle.conf").write_text("[Unit]\nBefore=basic.target\n", "utf-8")
+    assert circles() != []
+
+
 def test_what_each_unit_may(tree: Path) -> None:
     """In one table: privileges, devices, families of sockets, and where it writes. It changes on purpose only."""
     texts = dict(drop_ins(controls(Area.SANDBOX)))
