@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -16,7 +16,7 @@ from appliance.boundary.reasons import Reason
 from appliance.brokers.accounts import LocalRights, application_claims, published
 from appliance.brokers.config import Limits, Local, Plant, Secrets, write_config
 from appliance.brokers.control import ControlHub, ControlLeaf, HubAddress, TlsFiles
-from appliance.brokers.facts import BrokerTrust, FactsBroker, connections_each
+from appliance.brokers.facts import BrokerTrust, FactsBroker, IncludedTrust, connections_each
 from appliance.brokers.syntax import render
 
 PLANT = ZoneId("plant-a")
@@ -215,3 +215,15 @@ def test_a_configuration_is_its_owners_alone(tmp_path: Path) -> None:
     write_config(tmp_path / "x.conf", leaf())
     assert stat.S_IMODE((tmp_path / "x.conf").stat().st_mode) == 0o600
     assert SECRETS.owner in (tmp_path / "x.conf").read_text()
+
+
+def test_whom_a_box_lets_in_stands_in_a_file_of_its_own() -> None:
+    """The server joins an included path to the folder of the configuration, so an absolute one names another file."""
+    included = IncludedTrust(PurePosixPath("../facts/trust.conf"))
+    text = FactsBroker(PLANT, LISTEN, Path("/store"), LIMITS, included).render()
+    assert text.endswith('include "../facts/trust.conf"\n')
+    assert "operator" not in text
+    assert "system_account" not in text
+    for path in ("/facts/trust.conf", 'a"b', "a b", "a\nb"):
+        with pytest.raises(RefusedError):
+            IncludedTrust(PurePosixPath(path))
