@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from appliance.flash.gpt import Partition
+from tools.image.errors import BuildError
 from tools.vm.disk import Disk
 from tools.vm.faults import VmError
 from tools.vm.images import tools_tree
 
 BLOCK: Final = 4096
 _SUPERBLOCK: Final = struct.Struct("<8sII16s32sIIQH6x256s168x")
-_DIGEST: Final = 32
-_LEAST: Final = 64 * 1024
+_UNUSED: Final = ("fs/xfs", "fs/btrfs", "fs/ocfs2", "fs/nfs", "net/sctp", "net/openvswitch")
 _FOLDER: Final = "/usr/lib/modules"
 
 
@@ -46,16 +45,15 @@ def seldom_read_file(disk: Disk, root: Partition, extracted: Path) -> Place:
 
 
 def _modules(image: Path) -> list[str]:
-    """Modules of graphics and other devices that a virtual machine does not have, the largest drivers first."""
+    """Modules of file systems and protocols that no box uses."""
     tools = tools_tree()
     found: list[str] = []
-    version = _names(tools.output(["dump.erofs", f"--path={_FOLDER}", "--ls", image], cwd=image.parent))
-    for name in version:
-        for part in ("drivers/net/ethernet", "fs", "net/sctp", "net"):
+    for name in _names(tools.output(["dump.erofs", f"--path={_FOLDER}", "--ls", image], cwd=image.parent)):
+        for part in _UNUSED:
             folder = f"{_FOLDER}/{name}/kernel/{part}"
             try:
                 entries = _names(tools.output(["dump.erofs", f"--path={folder}", "--ls", image], cwd=image.parent))
-            except Exception:  # noqa: BLE001, S112 - a kernel without that folder
+            except BuildError:  # a kernel without that folder
                 continue
             found += [f"{folder}/{entry}" for entry in entries if ".ko" in entry]
     return found
@@ -83,9 +81,3 @@ def top_hash_block(disk: Disk, hashes: Partition) -> int:
     if parts[0].rstrip(b"\0") != b"verity":
         raise VmError("the partition holds no hash tree")
     return BLOCK  # levels are stored from the top down, behind the superblock
-
-
-def signed_root_hash(disk: Disk, signature: Partition) -> str:
-    """The root hash that the signature partition speaks of."""
-    document = json.loads(disk.read(signature, 0, signature.size).rstrip(b"\0"))
-    return str(document["rootHash"])
