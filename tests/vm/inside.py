@@ -99,7 +99,6 @@ def tries():
         "kernel log": call(KLOG, 3, buffer(), 256),
         "hard link": attempt(lambda: os.link("/run/bsfg/status/agent.json", "/tmp/.attack")),
         "packet socket": sock(socket.AF_PACKET, socket.SOCK_RAW),
-        "own process": call(KLOG, 99, None, 0),
     }
 print(json.dumps({"nobody": as_user(65534, tries), "root": {"kernel log": call(KLOG, 3, buffer(), 256)}}))
 """
@@ -222,7 +221,7 @@ print(json.dumps({
     "esp": attempt(lambda: len(os.listdir("/boot"))),
     "families": {name: sock(getattr(socket, name), kind) for name, kind in (
         ("AF_INET", 1), ("AF_INET6", 1), ("AF_UNIX", 1), ("AF_NETLINK", 3), ("AF_PACKET", 3), ("AF_ALG", 5))},
-    "interfaces": sorted(name for _, name in socket.if_nameindex()),
+    "interfaces": sorted(line.split(":")[0].strip() for line in open("/proc/self/net/dev").readlines()[2:]),
     "others": len([name for name in os.listdir("/proc") if name.isdigit() and int(name) not in (own, os.getppid())]),
     "namespaces": {name: call(UNSHARE, flag) for name, flag in (("user", NEWUSER), ("mount", NEWNS), ("net", NEWNET))},
     "mount": call(MOUNT, b"tmpfs", b"/tmp", b"tmpfs", 0, None),

@@ -101,7 +101,7 @@ def _write_unit(agent: Agent, name: str, text: str) -> None:
     agent.write(
         f"/run/systemd/system/attack-{name}.service",
         f"[Service]\n{text}\n[Service]\nType=oneshot\nExecStart={start}\nExecStartPost=\nTimeoutStartSec=60\n"
-        f"StandardOutput=truncate:/run/attack/{name}.json\nEnvironment=LD_PRELOAD=/run/attack/x.so\n".encode(),
+        f"StandardOutput=truncate:/run/attack/{name}.json\nStandardError=journal\nEnvironment=LD_PRELOAD=/run/attack/x.so\n".encode(),
     )
 
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of a build: Secure Boot and verity, two for PCR 11, one for releases.
+
+A release is built with keys that were made offline and put into a folder. Where there are none they are made here, for
+development: an image signed with them is worth what the build machine is worth, and the build says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from appliance.firmware.keys import SecureBootKeys
+from appliance.keys.files import PRIVATE, PUBLIC, write_atomically
+
+PCR_KEYS: Final = ("initrd", "system")
+"""``initrd`` signs PCR 11 for the initrd alone and opens the disk; ``system`` signs the running phases: the image
+key."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildKeys:
+    """A folder with all keys of a build. :param made: whether they were made just now, for development."""
+
+    folder: Path
+    secure_boot: SecureBootKeys
+    made: bool
+
+    @classmethod
+    def ready(cls, folder: Path) -> BuildKeys:
+        """The keys in a folder; what is missing is made."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        firmware = folder / "secure-boot"
+        made = not firmware.is_dir()
+        secure_boot = SecureBootKeys.create(firmware) if made else SecureBootKeys.load(firmware)
+        for name in PCR_KEYS:
+            _ensure(folder / f"pcr-{name}.key", folder / f"pcr-{name}.pub")
+        _ensure(folder / "release.key", folder / "release.pub", curve=True)
+        return cls(folder, secure_boot, made)
+
+    def private(self, name: str) -> Path:
+        """The private key of a name."""
+        return self.folder / f"{name}.key"
+
+    def public(self, name: str) -> Path:
+        """The public key of a name, PEM."""
+        return self.folder / f"{name}.pub"
+
+
+def _ensure(private: Path, public: Path, *, curve: bool = False) -> None:
+    """Make a key unless it is there. TPMs verify PCR signatures with RSA 2048, as systemd makes them."""
+    if not private.exists():
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = (
+            ec.generate_private_key(ec.SECP256R1()) if curve else rsa.generate_private_key(65537, 2048)
+        )
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        write_atomically(private, key.private_bytes(encoding, form, serialization.NoEncryption()), PRIVATE)
+    loaded = serialization.load_pem_private_key(private.read_bytes(), None)
+    pem = loaded.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    write_atomically(public, pem, PUBLIC)

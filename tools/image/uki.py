@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The unified kernel image, made a second time: now with the root hash's signature in a second initrd.
+
+mkosi knows the root hash only when the root partition is made, which is when its own kernel image is being assembled;
+the signature is made with the partition. The kernel demands it (``dm_verity.require_signatures=1``), and takes it from
+a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tools.image.errors import BuildError
+from tools.image.keys import BuildKeys
+from tools.image.sandbox import ukify_settings
+from tools.image.toolstree import ToolsTree
+
+SIGNATURE_FILE: Final = "etc/roothash.p7s"
+_SECTIONS: Final = ("linux", "initrd", "osrel", "uname", "cmdline")
+MAXIMUM_BYTES: Final = 40 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Uki:
+    """An assembled kernel image. :param roothash: of the only root it starts, hex."""
+
+    path: Path
+    roothash: str
+
+
+def assemble(tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, command_line: Sequence[str]) -> Uki:
+    """Make ``appliance.efi`` anew from mkosi's, in place, and exchange it on the ESP of ``appliance.raw``."""
+    parts = work / "uki"
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir(parents=True)
+    made = out / "appliance.efi"
+    for name in _SECTIONS:
+        tools.run(["objcopy", "-O", "binary", f"--only-section=.{name}", made, parts / name], cwd=parts)
+    found = re.search(r"\broothash=([0-9a-f]{64})\b", (parts / "cmdline").read_text("utf-8", "replace"))
+    if not found:
+        raise BuildError("mkosi's kernel image names no root hash")
+    signature = signature_initrd(tools, out / "appliance.sig.raw", parts)
+    (parts / "cmdline").write_text(" ".join([f"roothash={found[1]}", *command_line]), "utf-8")
+    (parts / "uname").write_bytes((parts / "uname").read_bytes().rstrip(b"\0\n"))
+    (parts / "ukify.conf").write_text(ukify_settings(keys), "utf-8")
+    tools.run(_ukify(keys, parts, signature, parts / "appliance.efi"), cwd=parts, log=work / "ukify.log")
+    shutil.move(parts / "appliance.efi", made)
+    if made.stat().st_size > MAXIMUM_BYTES:
+        raise BuildError(f"the kernel image has {made.stat().st_size} bytes, more than {MAXIMUM_BYTES}")
+    return Uki(made, found[1])
+
+
+def _ukify(keys: BuildKeys, parts: Path, signature: Path, out: Path) -> list[str | Path]:
+    return [
+        *("ukify", "build", "--config", parts / "ukify.conf", "--linux", parts / "linux"),
+        *("--initrd", parts / "initrd", "--initrd", signature, "--cmdline", f"@{parts / 'cmdline'}"),
+        *("--os-release", f"@{parts / 'osrel'}", "--uname", (parts / "uname").read_text("utf-8"), "--no-sign-kernel"),
+        *("--secureboot-private-key", keys.secure_boot.db_key),
+        *("--secureboot-certificate", keys.secure_boot.db_certificate, "--output", out),
+    ]
+
+
+def signature_initrd(tools: ToolsTree, partition: Path, parts: Path) -> Path:
+    """An initrd with nothing but the root hash's PKCS#7 signature, out of the signature partition (a JSON document)."""
+    document = json.loads(partition.read_bytes().rstrip(b"\0"))
+    folder = parts / "signature"
+    file = folder / SIGNATURE_FILE
+    file.parent.mkdir(parents=True)
+    file.write_bytes(base64.b64decode(document["signature"], validate=True))
+    for path in (file, file.parent):
+        os.utime(path, (0, 0))
+    out = parts / "signature.cpio"
+    names = f"{Path(SIGNATURE_FILE).parent}\\n{SIGNATURE_FILE}\\n"
+    pack = f"printf '{names}' | cpio --quiet -o -H newc --reproducible -R 0:0 > {out}"
+    tools.run(["bash", "-euo", "pipefail", "-c", pack], cwd=folder)
+    return out
+
+
+def exchange_on_esp(tools: ToolsTree, raw: Path, uki: Path, name: str, epoch: int) -> None:
+    """Take mkosi's kernel images off the ESP of a disk image and put ours there as ``/EFI/Linux/NAME``."""
+    table = json.loads(tools.output(["sfdisk", "--json", raw], cwd=raw.parent))["partitiontable"]
+    esp = next(part for part in table["partitions"] if part["name"] == "esp")
+    drive = f"{raw}@@{esp['start'] * int(table['sectorsize'])}"
+    env = {"MTOOLS_SKIP_CHECK": "1", "SOURCE_DATE_EPOCH": str(epoch)}
+    tools.run(["mdel", "-i", drive, "::/EFI/Linux/*.efi"], cwd=raw.parent, env=env)
+    os.utime(uki, (epoch, epoch))
+    tools.run(["mcopy", "-m", "-i", drive, uki, f"::/EFI/Linux/{name}"], cwd=raw.parent, env=env)
