@@ -46,10 +46,10 @@ def ran(folder, mode=0o755):
     # A copy of a program, put where something can be written, and run.
     path = os.path.join(folder, ".attack")
     def what():
-        with open("/usr/bin/true", "rb") as program, open(path, "wb") as copy:
-            copy.write(program.read())
-        os.chmod(path, mode)
         try:
+            with open("/usr/bin/true", "rb") as program, open(path, "wb") as copy:
+                copy.write(program.read())
+            os.chmod(path, mode)
             child = os.posix_spawn(path, [path], {})
             return "exit %d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         finally:
@@ -222,14 +222,13 @@ print(json.dumps({
     "families": {name: sock(getattr(socket, name), kind) for name, kind in (
         ("AF_INET", 1), ("AF_INET6", 1), ("AF_UNIX", 1), ("AF_NETLINK", 3), ("AF_PACKET", 3), ("AF_ALG", 5))},
     "interfaces": sorted(line.split(":")[0].strip() for line in open("/proc/self/net/dev").readlines()[2:]),
+    "run": ran("/tmp"), "setuid": ran("/tmp", 0o4755), "tmp": os.listdir("/tmp"),
+    "written memory": written_memory(),
     "others": len([name for name in os.listdir("/proc") if name.isdigit() and int(name) not in (own, os.getppid())]),
     "namespaces": {name: call(UNSHARE, flag) for name, flag in (("user", NEWUSER), ("mount", NEWNS), ("net", NEWNET))},
     "mount": call(MOUNT, b"tmpfs", b"/tmp", b"tmpfs", 0, None),
     "module": call(INIT_MODULE, b"", 0, b""), "bpf": call(BPF, 5, buffer(), 128), "keyring": call(KEYCTL, 0, -3, 0),
     "trace": call(PTRACE, 16, 1, 0, 0), "io_uring": call(IO_URING, 4, buffer()),
-    "written memory": written_memory(),
-    "run": ran("/tmp"), "setuid": ran("/tmp", 0o4755),
-    "tmp": os.listdir("/tmp"),
     "variables": sorted(set(os.environ) & {"LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "SSLKEYLOGFILE"}),
 }))
 """
