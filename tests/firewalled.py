@@ -63,6 +63,18 @@ def datagram(host, port, source=0, answer=True):
         link.sendto(b"ping", (host, port))
         return link.recv(4).decode() if answer else "sent"
 
+def burst(host, port, number):
+    # How many of so many datagrams, sent at once, are let through.
+    sent = 0
+    with socket.socket(family(host), socket.SOCK_DGRAM) as link:
+        for _ in range(number):
+            try:
+                link.sendto(b"ping", (host, port))
+                sent += 1
+            except PermissionError:
+                pass
+    return sent
+
 def flood(host, port, number, source):
     links, opened = [], 0
     for _ in range(number):

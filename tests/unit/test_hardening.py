@@ -152,7 +152,7 @@ def test_rendered_files(tree: Path) -> None:
     journald = (tree / "usr/lib/systemd/journald.conf.d/50-bsfg.conf").read_text("utf-8")
     assert journald.count("[Journal]") == 3
     for path in tree.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.suffix != ".txt":
+        if path.is_file() and not path.is_symlink() and path.suffix != ".message":
             assert path.read_text("utf-8").startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
 
 
