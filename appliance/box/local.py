@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m appliance.box.local``: open the local keys and hand them to nats-facts and the agent; then it ends.
 
-Run at boot, and whenever an application was added, changed or revoked. It needs no network, no time and no keeper; it
+Applications that the site configuration names are let in, and those that it names no more are not. Run at boot, and
+whenever an application was added, changed or revoked. It needs no network, no time and no keeper; it
 needs the TPM, for the root of the local keys is sealed to it.
 """
 
@@ -21,11 +22,12 @@ from appliance.box.localkeys import Handing, opened_root
 from appliance.box.options import ROOT, layout_of, root_option, run_program
 from appliance.box.sealing import RootSeal, SystemdCreds
 from appliance.keys.local.store import LocalKeys
-from appliance.node.documents import problem_of, write_status
+from appliance.node.documents import problem, problem_of, write_status
 from appliance.site.config import SiteConfig
 from appliance.site.store import SiteStore
 
 NAME = "local"
+NOT_TAKEN = "give it another name or token in the site configuration, or revoke the other one on the box"
 
 _log = logging.getLogger("appliance.box.local")
 
@@ -51,14 +53,16 @@ def run(layout: BoxLayout, seal: RootSeal | None) -> None:
     try:
         site = accepted(layout)
         keys = open_local(layout, site, seal)
+        refused = keys.take_site(site.applications)
         changed = Handing(layout, site, own_groups=os.geteuid() == 0).hand_out(keys, datetime.now(UTC))
     except (BsfgError, OSError) as error:
         failed = error if isinstance(error, BsfgError) else UnavailableError(Reason.BAD_LOCAL_KEYS, str(error))
         write_status(layout.status, NAME, {"state": "failed", "problems": [problem_of(failed, "local keys")]})
         raise failed from error
     _log.info("local keys of %s: %s", site.zone, ", ".join(path.name for path in changed) or "nothing has changed")
-    applications = len(keys.applications().local())
-    write_status(layout.status, NAME, {"state": "ready", "applications": applications, "problems": []})
+    applications = sum(1 for entry in keys.applications().local() if entry.issued)
+    problems = [problem(Reason.BAD_SITE, text, "applications", NOT_TAKEN) for text in refused]
+    write_status(layout.status, NAME, {"state": "ready", "applications": applications, "problems": problems})
 
 
 def accepted(layout: BoxLayout) -> SiteConfig:

@@ -131,11 +131,13 @@ def test_local_work_waits_for_no_key_no_network_and_no_time() -> None:
 def test_everything_of_ours_is_started() -> None:
     """By the target, a path, or both; and the target names nothing that is not there."""
     wanted = set(words(UNITS / "bsfg.target", "Wants"))
+    installer = {"bsfg-installer.service"}
+    assert installer < set(words(UNITS / "bsfg-installer.target", "Requires"))
     by_path = {path.name.replace(".path", ".service") for path in own_units() if path.suffix == ".path"}
     there = {path.name for path in own_units()} | ELSEWHERE
     assert wanted <= there
     services = {path.name for path in own_units() if path.suffix == ".service"}
-    assert services <= wanted | by_path
+    assert services <= wanted | by_path | installer
     assert {path.name for path in own_units() if path.suffix == ".path"} <= wanted
     assert "enable bsfg.target" in (EXTRA / "usr/lib/systemd/system-preset/20-bsfg.preset").read_text()
 

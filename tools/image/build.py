@@ -55,8 +55,11 @@ def build(places: Places, profile: str, say: Say, *, incremental: bool = False) 
             (places.build / "layers").mkdir(exist_ok=True)
         tools.run(command, cwd=places.checkout / "image", log=work / "mkosi.log")
     with _step(say, "kernel image with the root hash's signature"):
-        made = uki.assemble(tools, keys, out, work, hardening.kernel_command_line(profile))
-        uki.exchange_on_esp(tools, out / "appliance.raw", made.path, f"appliance-{version}+{TRIES}.efi", epoch)
+        options = hardening.kernel_command_line(profile)
+        made = uki.assemble(tools, keys, out, work, options)
+        installer = uki.assemble_installer(tools, keys, out, work, made, options)
+        entries = {f"appliance-{version}+{TRIES}.efi": made.path, "installer.efi": installer}
+        uki.exchange_on_esp(tools, out / "appliance.raw", entries, epoch)
     facts = {"version": version, "profile": profile, "built_unix_s": epoch, "roothash": made.roothash}
     (out / "image.json").write_text(json.dumps(facts, sort_keys=True, indent=1) + "\n", "utf-8")
     if keys.made:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,12 @@ from tools.image.toolstree import ToolsTree
 
 SIGNATURE_FILE: Final = "etc/roothash.p7s"
 _SECTIONS: Final = ("linux", "initrd", "osrel", "uname", "cmdline")
+INSTALLER_OPTIONS: Final = (
+    "systemd.unit=bsfg-installer.target",
+    "rd.fstab=no",  # nothing of the machine's disks is opened
+    "fstab=no",
+    "systemd.volatile=state",  # what would go to /var goes to memory
+)
 MAXIMUM_BYTES: Final = 40 * 1024**2
 
 
@@ -58,6 +64,26 @@ def assemble(tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, command_l
     return Uki(made, found[1])
 
 
+def assemble_installer(
+    tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, uki: Uki, options: Sequence[str]
+) -> Path:
+    """The boot entry that copies a stick to a disk: the same kernel and initrds, another command line.
+
+    Its PCR 11 is signed by nobody: what it starts opens no disk and uses no boundary key.
+
+    :param work: with the parts that :func:`assemble` left. :param options: of its command line, root hash left out.
+    """
+    parts = work / "uki"
+    (parts / "cmdline").write_text(" ".join([f"roothash={uki.roothash}", *options, *INSTALLER_OPTIONS]), "utf-8")
+    (parts / "ukify.conf").write_text("[UKI]\nPCRBanks=sha256\n", "utf-8")
+    release = (parts / "osrel").read_text("utf-8").rstrip("\0").splitlines()
+    lines = [line for line in release if not line.startswith("PRETTY_NAME=")]
+    (parts / "osrel").write_text("\n".join([*lines, 'PRETTY_NAME="Install on a disk of this machine"', ""]), "utf-8")
+    made = out / "installer.efi"
+    tools.run(_ukify(keys, parts, parts / "signature.cpio", made), cwd=parts, log=work / "ukify-installer.log")
+    return made
+
+
 def _ukify(keys: BuildKeys, parts: Path, signature: Path, out: Path) -> list[str | Path]:
     return [
         *("ukify", "build", "--config", parts / "ukify.conf", "--linux", parts / "linux"),
@@ -84,12 +110,18 @@ def signature_initrd(tools: ToolsTree, partition: Path, parts: Path) -> Path:
     return out
 
 
-def exchange_on_esp(tools: ToolsTree, raw: Path, uki: Path, name: str, epoch: int) -> None:
-    """Take mkosi's kernel images off the ESP of a disk image and put ours there as ``/EFI/Linux/NAME``."""
-    table = json.loads(tools.output(["sfdisk", "--json", raw], cwd=raw.parent))["partitiontable"]
-    esp = next(part for part in table["partitions"] if part["name"] == "esp")
-    drive = f"{raw}@@{esp['start'] * int(table['sectorsize'])}"
+def exchange_on_esp(tools: ToolsTree, raw: Path, images: Mapping[str, Path], epoch: int) -> None:
+    """Take mkosi's kernel images off the ESP of a disk image and put ours there, each as ``/EFI/Linux/NAME``."""
+    drive = esp_drive(tools, raw)
     env = {"MTOOLS_SKIP_CHECK": "1", "SOURCE_DATE_EPOCH": str(epoch)}
     tools.run(["mdel", "-i", drive, "::/EFI/Linux/*.efi"], cwd=raw.parent, env=env)
-    os.utime(uki, (epoch, epoch))
-    tools.run(["mcopy", "-m", "-i", drive, uki, f"::/EFI/Linux/{name}"], cwd=raw.parent, env=env)
+    for name, uki in images.items():
+        os.utime(uki, (epoch, epoch))
+        tools.run(["mcopy", "-m", "-i", drive, uki, f"::/EFI/Linux/{name}"], cwd=raw.parent, env=env)
+
+
+def esp_drive(tools: ToolsTree, raw: Path) -> str:
+    """The ESP within a disk image, as mtools' ``-i`` has it."""
+    table = json.loads(tools.output(["sfdisk", "--json", raw], cwd=raw.parent))["partitiontable"]
+    esp = next(part for part in table["partitions"] if part["name"] == "esp")
+    return f"{raw}@@{esp['start'] * int(table['sectorsize'])}"

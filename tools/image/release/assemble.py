@@ -25,6 +25,8 @@ from tools.image.release.spdx import spdx
 RAW: Final = "appliance.raw"
 LEVEL: Final = 10
 """Of zstandard: what is above it takes much longer for little."""
+WINDOW_LOG: Final = 27
+"""128 MiB: what the command ``zstd -d`` reads without being asked to."""
 _CHUNK: Final = 1 << 20
 _ZEROS: Final = bytes(_CHUNK)
 
@@ -74,7 +76,12 @@ def _compress(raw: Path, image: Path, threads: int) -> _Compressed:
 
     size, digest, used = raw.stat().st_size, hashlib.sha256(), []
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL, source_size=size, threads=max(1, threads), write_checksum=True
+        LEVEL,
+        source_size=size,
+        threads=max(1, threads),
+        write_checksum=True,
+        enable_ldm=True,  # the installer's kernel image is nearly that of the box
+        window_log=WINDOW_LOG,
     )
     packer = zstandard.ZstdCompressor(compression_params=parameters)
     with raw.open("rb") as source, image.open("wb") as target, packer.stream_writer(target, size=size) as writer:
