@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 STATE: Final = Path("/var/lib/bsfg/site")
+ROLES: Final = ("producer", "consumer", "service")
 
 
 def state_option() -> Callable[[F], F]:
@@ -112,6 +113,31 @@ def sign(file: Path, key: Path, out: Path, passphrase_file: Path | None, output:
 
 
 @site.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="What it may do: produce, read, or both.")
+@click.option("--category", "categories", multiple=True, help="A category it may produce; every one if not given.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for NAME.creds and NAME.token: its secrets.")
+@output_option("text", "json")
+def application(name: str, role: str, categories: tuple[str, ...], out: Path, output: str) -> None:
+    """Make a local application NAME: its secrets into files, and the table for the document on standard output."""
+    from time import time
+
+    from appliance.site.applications import new_application
+
+    made, secrets, table = new_application(name, role, categories, int(time()))
+    try:
+        files = [str(path) for path in secrets.write(out, made.name)]
+    except OSError as error:
+        raise RefusedError(Reason.BAD_INPUT, f"{error.filename or out}: {error.strerror}") from error
+    if output == "json":
+        print_json({"name": made.name, "role": made.role, "files": files, "table": table})
+        return
+    click.echo(table, nl=False)
+    click.echo(f"wrote {', '.join(files)}: give them to the application, and to nobody else", err=True)
+    click.echo("next: put the table into the document, raise its version, sign it, bring it to the box", err=True)
+
+
+@site.command()
 @state_option()
 @output_option("table", "json")
 def show(state: Path, output: str) -> None:
@@ -177,6 +203,8 @@ def _print(config: SiteConfig, more: dict[str, str], output: str) -> None:
     click.echo("\nit may be dialled on:")
     listens = [(each.purpose, each.device, str(each.address), str(each.port)) for each in ingress(config)]
     _print_rows(["for", "device", "address", "port"], listens)
+    if config.applications and config.listener is None:
+        click.echo("note: without a table [plant] its applications can reach the box from nowhere")
 
 
 def _print_rows(head: list[str], rows: Sequence[Sequence[str]]) -> None:

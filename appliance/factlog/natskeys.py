@@ -54,7 +54,7 @@ class NatsKey:
     def from_bytes(cls, kind: KeyKind, seed: bytes) -> NatsKey:
         """The key pair of 32 secret bytes. :raises ValueError: not 32."""
         private = Ed25519PrivateKey.from_private_bytes(seed)
-        return cls(kind, _text(bytes([kind]) + private.public_key().public_bytes_raw()), private)
+        return cls(kind, public_text(kind, private.public_key().public_bytes_raw()), private)
 
     @classmethod
     def generate(cls, kind: KeyKind) -> NatsKey:
@@ -102,6 +102,11 @@ def public_bytes(public: str, kind: KeyKind) -> bytes:
     if len(raw) != 1 + SEED_BYTES or raw[0] != kind or _text(raw) != public:
         raise RefusedError(Reason.BAD_INPUT, f"not the public key of an NKey of kind {kind.name.lower()}")
     return raw[1:]
+
+
+def public_text(kind: KeyKind, raw: bytes) -> str:
+    """The text of a public key of 32 bytes."""
+    return _text(bytes([kind]) + raw)
 
 
 @dataclass(frozen=True, slots=True)

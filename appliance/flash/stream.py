@@ -16,6 +16,9 @@ from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
 from appliance.flash.release import CHUNK, Release
 
+_WINDOW: Final = 1 << 27
+"""128 MiB: no image needs more of its past in memory, and a file that asks for more is none of ours."""
+
 
 class _Hashing(io.RawIOBase):
     """A file whose bytes are hashed as they are read."""
@@ -56,7 +59,8 @@ def image_bytes(release: Release) -> Iterator[bytes]:
     try:
         with release.image.open("rb") as raw:
             file = _Hashing(raw)
-            with zstandard.ZstdDecompressor().stream_reader(cast("BinaryIO", file), read_size=CHUNK) as reader:
+            unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+            with unpacker.stream_reader(cast("BinaryIO", file), read_size=CHUNK) as reader:
                 while data := reader.read(CHUNK):
                     size += len(data)
                     if size > manifest.extract_size:

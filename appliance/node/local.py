@@ -40,14 +40,13 @@ def broker_trust(keys: LocalKeys, limits: Limits, *, desk: bool = True) -> Broke
             SYSTEM, "system", system_claims(at.signer.public, system.revoked)
         ),
     }
-    good = [entry for entry in now.local() if entry.issued]
+    good = [(entry, reach) for entry in now.local() if (reach := keys.reach(entry)) is not None]
     connections = connections_each(limits, len(good))
-    for entry in good:
-        account = keys.account(entry.name)
+    for entry, reach in good:
         claims = application_claims(
-            facts.public, now.zone, rights_of(entry), account.signer.public, connections, entry.revoked, desk=desk
+            facts.public, now.zone, rights_of(entry), reach.signer, connections, entry.revoked, desk=desk
         )
-        jwts[account.public] = keys.account_jwt(entry.name, f"local {entry.name}", claims)
+        jwts[reach.account] = keys.reach_jwt(reach, entry.name, claims)
     return BrokerTrust(keys.operator_jwt(), keys.account(SYSTEM).public, jwts)
 
 

@@ -25,6 +25,7 @@ from typing import Final
 
 from appliance.boundary.names import ZoneId, identity_of
 from appliance.boundary.policy import ZonePolicy
+from appliance.keys.local.site import SiteApplication
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -256,6 +257,7 @@ class SiteConfig:
     :param policy: categories and the one peer, the hub.
     :param uplink: ``None`` on an air-gapped box alone. :param plant: ``None``: no interface of that role.
     :param listener: ``None``: local applications on loopback alone.
+    :param applications: local applications, by name.
     """
 
     version: int
@@ -273,6 +275,7 @@ class SiteConfig:
     proxy: Proxy | None
     policy: ZonePolicy
     console: Console
+    applications: tuple[SiteApplication, ...] = ()
 
     @property
     def air_gapped(self) -> bool:

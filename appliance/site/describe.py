@@ -77,6 +77,15 @@ def _document(config: SiteConfig) -> dict[str, Any]:
     tables["peers"] = {
         zone: {"fetch": sorted(each.fetch), "append": sorted(each.append)} for zone, each in policy.peers.items()
     }
+    tables["applications"] = {
+        each.name: {
+            "role": each.role,
+            "categories": "-" if not each.produces else "all" if each.categories is None else sorted(each.categories),
+            "token_sha256": None if each.token is None else each.token.hex(),
+            "nats_signer": each.signer,
+        }
+        for each in config.applications
+    }
     return tables | {"console": {"show_addresses": config.console.show_addresses}}
 
 

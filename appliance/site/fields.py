@@ -33,6 +33,7 @@ TABLES: Final = {
     "plant": "Where the machines of the plant reach the box; left out: nowhere, and applications use loopback alone.",
     "categories.<category>": "A category of facts and the size of its log; at least one.",
     "peers.<zone>": "What the hub may do here; exactly one, named as the hub's zone.",
+    "applications.<name>": "A local application, made by `bsfg site application`; public material only. At most 256.",
     "console": "What the status page on screen and serial line shows.",
 }
 """Each table, by the name it has in :data:`FIELDS`, and what it is for."""
@@ -133,6 +134,14 @@ _ALL: Final = (
     _field("peers.<zone>", "fetch", "list of str", "categories of this document", NEEDED, '["operational"]',
            "what the hub may have from here"),
     _field("peers.<zone>", "append", "list of str", "categories", NEEDED, '["operational"]', "what it may send here"),
+    _field("applications.<name>", "role", "str", '"producer", "consumer" or "service"', NEEDED, '"producer"',
+           "what it may do: produce under its own name, read, or both"),
+    _field("applications.<name>", "categories", "list of str", "categories of this document, for who produces", "",
+           '["telemetry"]', "what it may produce; left out: every category"),
+    _field("applications.<name>", "token_sha256", "str", "64 hexadecimal digits, for who produces", "",
+           '"9f86…0a08"', "SHA-256 of its token for AppendFact over HTTPS"),
+    _field("applications.<name>", "nats_signer", "str", "the public key of an NKey of an account", "", '"AB3F…"',
+           "the key that signed its NATS user; a consumer needs it, a producer this or `token_sha256`"),
     _field("console", "show_addresses", "bool", "true or false", True, "false", "show the addresses of the box"),
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from appliance.boundary.names import ZoneId, parse_category
 from appliance.boundary.policy import ZonePolicy
 from appliance.node.config import category_policy, peer_policies
 from appliance.site import values
+from appliance.site.applications import read_applications
 from appliance.site.config import (
     HTTPS_PORT,
     LEAF_PORT,
@@ -88,6 +89,7 @@ def _read(root: Table) -> SiteConfig:
     _check_uplink(root, air_gapped, interfaces)
     check_pair(interfaces)
     uplink, plant = (interfaces[role][0] if role in interfaces else None for role in Role)
+    policy = _policy(root, zone, hub_zone)
     config = SiteConfig(
         version=version,
         zone=zone,
@@ -102,8 +104,9 @@ def _read(root: Table) -> SiteConfig:
         dns=_dns(root.section("dns"), air_gapped),
         time=_time(root.section("time")),
         proxy=_proxy(root.section("proxy"), air_gapped),
-        policy=_policy(root, zone, hub_zone),
+        policy=policy,
         console=_console(root.section("console")),
+        applications=read_applications(root.section("applications"), policy),
     )
     for table in (site, hub, root):
         table.end()

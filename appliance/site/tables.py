@@ -20,7 +20,12 @@ E = TypeVar("E", bound=StrEnum)
 V = TypeVar("V")
 
 
-_CHOSEN: Final = {"interfaces": "<role>", "categories": "<category>", "peers": "<zone>"}
+_CHOSEN: Final = {
+    "interfaces": "<role>",
+    "categories": "<category>",
+    "peers": "<zone>",
+    "applications": "<name>",
+}
 """Tables in which the writer chooses the names."""
 
 

@@ -82,9 +82,9 @@ def _key(image: Image) -> str:
 def _make(golden: Golden, image: Image) -> None:
     box = Box.new(golden.folder / "box", image, golden.vendor)
     hub = BenchHub.make(golden.folder / "hub", box.vendor_cas.read_bytes())
-    hub.publish(image.uki, image.version)
     hub.flash(box)
     with hub.running(), Segment(golden.folder / "plant.log") as plant:
+        hub.publish(image.uki, image.version)
         networks = (UserNetwork(capture=golden.folder / "first.pcap"), TapNetwork(plant.descriptor))
         with box.running("first", networks=networks) as machine:
             journey = Journey(machine, hub)

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +13,9 @@ from tools.image import hardening, sandbox, uki
 from tools.image.keys import BuildKeys
 from tools.image.mirror import Mirror
 from tools.image.places import Places
+from tools.image.progress import Say, step
 from tools.image.pysite import site_tree
 from tools.image.toolstree import ToolsTree
-
-Say = Callable[[str], None]
 
 COMPONENTS: Final = {"cloud": "main", "test": "main", "metal": "main non-free-firmware"}
 MKOSI_PROFILES: Final = {"cloud": ("cloud",), "test": ("cloud", "test"), "metal": ("metal",)}
@@ -39,22 +35,22 @@ def build(places: Places, profile: str, say: Say, *, incremental: bool = False) 
         folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    with _step(say, "tools: a Debian 13 root to build in"):
+    with step(say, "tools: a Debian 13 root to build in"):
         tools = ToolsTree.ready(places, mirror)
-    with _step(say, "keys"):
+    with step(say, "keys"):
         keys = BuildKeys.ready(places.keys)
-    with _step(say, "our Python packages"):
+    with step(say, "our Python packages"):
         python = site_tree(places, tools, epoch)
-    with _step(say, "generated files"):
+    with step(say, "generated files"):
         generated = _generate(places, tools, keys, profile, (version, epoch))
         seen = sandbox.sandbox_tree(work / "sandbox", mirror, COMPONENTS[profile])
-    with _step(say, "mkosi: packages, initrd, root, verity"):
+    with step(say, "mkosi: packages, initrd, root, verity"):
         command = _mkosi(places, keys, profile, (version, epoch), [generated, python], seen)
         if incremental:
-            command[-1:-1] = ["--incremental=yes", f"--cache-directory={places.build / 'layers'}"]
-            (places.build / "layers").mkdir(exist_ok=True)
+            command[-1:-1] = ["--incremental=yes", f"--cache-directory={places.layers(profile)}"]
+            places.layers(profile).mkdir(parents=True, exist_ok=True)
         tools.run(command, cwd=places.checkout / "image", log=work / "mkosi.log")
-    with _step(say, "kernel image with the root hash's signature"):
+    with step(say, "kernel image with the root hash's signature"):
         options = hardening.kernel_command_line(profile)
         made = uki.assemble(tools, keys, out, work, options)
         installer = uki.assemble_installer(tools, keys, out, work, made, options)
@@ -116,12 +112,3 @@ def _mkosi(
         f"--verity-certificate={keys.secure_boot.db_certificate}",
         "build",
     ]
-
-
-@contextmanager
-def _step(say: Say, name: str) -> Iterator[None]:
-    """Say what is done, and how long it took."""
-    began = time.monotonic()
-    say(f"{name} ...")
-    yield
-    say(f"{name}: {time.monotonic() - began:.0f} s")

@@ -35,8 +35,16 @@ class Places:
 
     @property
     def cache(self) -> Path:
-        """Downloaded packages and layers."""
+        """Downloaded packages."""
         return self.build / "cache"
+
+    def layers(self, profile: str) -> Path:
+        """Installed packages, kept by an incremental build for the next one."""
+        return self.build / "layers" / profile
+
+    def release(self, profile: str) -> Path:
+        """What is published."""
+        return self.build / "release" / profile
 
     def work(self, profile: str) -> Path:
         """What is in the making."""

@@ -7,6 +7,7 @@ index. The result is a function of the lists and of the product's own source, an
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ VENV: Final = Path("usr/lib/bsfg/venv")
 PYTHON: Final = "python3.13"
 _STRIPPED: Final = ("*.pyi", "*.pyx", "*.pxd", "*.c", "*.h", "tests", "test", "__pycache__")
 """Nothing runs these."""
+_OF_INSTALLATION: Final = ("direct_url.json", "REQUESTED", "INSTALLER")
 _BUILT_WITHOUT: Final = ("tss2-fapi.pc", "tss2-policy.pc")
 """TPM libraries that the product does not use, and that would bring curl and more into the image."""
 
@@ -62,7 +64,8 @@ def _locked_packages(places: Places, tools: ToolsTree, stage: Path) -> Path:
     tools.run(["python3", "-m", "venv", stage / "builder"], cwd=stage)
     options = ("--require-hashes", "--no-deps", "--no-build-isolation")
     tools.run(_pip(stage, "install", *options, "--requirement", lists[0]), cwd=stage)
-    tools.run(_pip(stage, "wheel", *options, "--wheel-dir", wheels, "--requirement", lists[1]), cwd=stage)
+    wheel = _pip(stage, "wheel", *options, "--wheel-dir", wheels, "--requirement", lists[1])
+    tools.run(wheel, cwd=stage, env={"CFLAGS": "-g0"})  # debug information would name the folder of this one build
     found = sorted(wheels.glob("*.whl"))
     tools.run(
         _pip(stage, "install", "--no-deps", "--no-index", "--no-compile", "--target", packages, *found), cwd=stage
@@ -93,6 +96,8 @@ def _finish(tools: ToolsTree, tree: Path, packages: Path, epoch: int) -> None:
                 shutil.rmtree(path)
             elif path.exists():
                 path.unlink()
+    for metadata in sorted(packages.glob("*.dist-info")):
+        _tidy(metadata)
     venv = tree / VENV
     (venv / "bin").mkdir(parents=True, exist_ok=True)
     python = venv / "bin/python"
@@ -106,3 +111,13 @@ def _finish(tools: ToolsTree, tree: Path, packages: Path, epoch: int) -> None:
         cwd=tree,
         env={"SOURCE_DATE_EPOCH": str(epoch), "PYTHONHASHSEED": "0"},
     )
+
+
+def _tidy(metadata: Path) -> None:
+    """Take out what pip says of this one installation; the record names exactly what is there."""
+    for name in _OF_INSTALLATION:
+        (metadata / name).unlink(missing_ok=True)
+    record = metadata / "RECORD"
+    rows = [row for row in csv.reader(record.read_text("utf-8").splitlines()) if (metadata.parent / row[0]).is_file()]
+    with record.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(sorted(rows))

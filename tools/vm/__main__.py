@@ -89,11 +89,11 @@ def _run(arguments: argparse.Namespace, image: Image, folder: Path) -> int:
     say(f"machine: {pace.accelerator()}, Secure Boot with our keys, software TPM (development only), no forwarded port")
     box = Box.new(folder / "box", image, folder / "vendor")
     hub = BenchHub.make(folder / "hub", box.vendor_cas.read_bytes())
-    hub.publish(image.uki, image.version)
     hub.flash(box)
     say("flashed: site configuration and voucher; the hub is started")
     progress = Progress(say)
     with hub.running(), Segment(folder / "plant.log") as plant:
+        hub.publish(image.uki, image.version)
         networks = (UserNetwork(capture=folder / "uplink.pcap"), TapNetwork(plant.descriptor))
         with box.running("box", networks=networks, memory_mib=arguments.memory) as machine:
             shown = SerialShown(machine.serial, (lambda _: None) if arguments.quiet else say)

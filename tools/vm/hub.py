@@ -98,6 +98,8 @@ class BenchHub:
     def publish(self, uki: Path, version: str, *, only: bool = False) -> None:
         """Let the hub expect this kernel image in its boxes' measurements, beside those published before.
 
+        The hub must have run once: its own box is simulated and another builder's, and would not be let in any more.
+
         :param only: nothing older may run any more.
         """
         path = self.alone.office.measurements

@@ -24,6 +24,17 @@ NEVER: Final = 0
 """In the document: a credential that does not expire."""
 APPLIANCE_USERS: Final = (ProducerId("agent"), ProducerId("sys"))
 """Users of the broker that are the appliance's own."""
+RESERVED: Final = (*APPLIANCE_USERS, ProducerId("control"))
+"""Names that no application can have."""
+
+
+class Origin(StrEnum):
+    """Who made an application's credential."""
+
+    BOX = "box"
+    """The box: it issued a user's JWT and a token."""
+    SITE = "site"
+    """The site: its configuration names public halves, and the box never saw the rest."""
 
 
 class Role(StrEnum):
@@ -43,7 +54,8 @@ class Role(StrEnum):
 class Issued:
     """One credential: a user key of the broker and, for those who produce, an HTTP token.
 
-    :param public: public key of the NATS user. :param issued_at: Unix seconds. :param expires: Unix seconds, or never.
+    :param public: public key of the NATS user; of an application of the site, the key that signs its user, or nothing.
+    :param issued_at: Unix seconds. :param expires: Unix seconds, or never.
     :param token: SHA-256 of the HTTP token.
     """
 
@@ -71,6 +83,7 @@ class Application:
     categories: frozenset[Category] | None = None
     issued: tuple[Issued, ...] = ()
     revoked: Mapping[str, int] = field(default_factory=dict)
+    origin: Origin = Origin.BOX
 
     @property
     def produces(self) -> bool:
@@ -129,7 +142,9 @@ class Applications:
 
 
 def _application_document(entry: Application) -> dict[str, Any]:
+    origin = {} if entry.origin is Origin.BOX else {"origin": entry.origin}
     return {
+        **origin,
         "role": entry.role,
         "categories": None if entry.categories is None else sorted(entry.categories),
         "issued": [
@@ -147,22 +162,23 @@ def _application_document(entry: Application) -> dict[str, Any]:
 
 def _application(name: ProducerId, entry: Mapping[str, Any]) -> Application:
     names = entry["categories"]
-    role = Role(entry["role"])
-    if (role is Role.APPLIANCE) != (name in APPLIANCE_USERS):
-        raise ValueError(f"{name} cannot be {role}")
+    role, origin = Role(entry["role"]), Origin(entry.get("origin", Origin.BOX))
+    if (role is Role.APPLIANCE) != (name in APPLIANCE_USERS) or (role is Role.APPLIANCE and origin is Origin.SITE):
+        raise ValueError(f"{name} cannot be {role} of {origin}")
     return Application(
         name,
         role,
         None if names is None else frozenset(parse_category(text) for text in names),
-        tuple(_issued(value) for value in entry["issued"]),
+        tuple(_issued(value, origin) for value in entry["issued"]),
         {_user(public): _seconds(when) for public, when in entry["revoked"].items()},
+        origin,
     )
 
 
-def _issued(entry: Mapping[str, Any]) -> Issued:
+def _issued(entry: Mapping[str, Any], origin: Origin) -> Issued:
     token = entry["token_sha256"]
     return Issued(
-        _user(entry["public"]),
+        _user(entry["public"]) if origin is Origin.BOX else _signer(entry["public"]),
         _seconds(entry["issued_at"]),
         _seconds(entry["expires"]) or None,
         hex_bytes(token, 32) if token else None,
@@ -171,6 +187,12 @@ def _issued(entry: Mapping[str, Any]) -> Issued:
 
 def _user(public: str) -> str:
     public_bytes(public, KeyKind.USER)
+    return public
+
+
+def _signer(public: str) -> str:
+    if public:
+        public_bytes(public, KeyKind.ACCOUNT)
     return public
 
 

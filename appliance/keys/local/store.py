@@ -22,7 +22,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,10 +33,19 @@ from appliance.boundary.names import Category, ProducerId, ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.factlog.natskeys import KeyKind, NatsKey, UserCredentials
 from appliance.keys.files import PRIVATE, locked, write_atomically
-from appliance.keys.local.applications import APPLIANCE_USERS, Application, Applications, Issued, Role
+from appliance.keys.local.applications import (
+    APPLIANCE_USERS,
+    RESERVED,
+    Application,
+    Applications,
+    Issued,
+    Origin,
+    Role,
+)
 from appliance.keys.local.authority import LocalAuthority
 from appliance.keys.local.natsjwt import account_jwt, operator_jwt, user_jwt
 from appliance.keys.local.root import LocalRoot
+from appliance.keys.local.site import TOKEN_BYTES, SiteApplication, site_account
 
 LONGEST_LIFE_S: Final = 10 * 366 * 86_400
 """No credential may be good for longer, unless it never expires."""
@@ -45,7 +54,6 @@ SYSTEM: Final = "$system"
 """The accounts that no application has; no application can have such a name."""
 _APPLICATION: Final = "application"
 _SIGNER: Final = "signer"
-_TOKEN_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,14 @@ class Account:
 
     public: str
     signer: NatsKey
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How an application comes into the broker: public keys of its account, and of what signs its users."""
+
+    account: str
+    signer: str
 
 
 class LocalKeys:
@@ -144,8 +160,24 @@ class LocalKeys:
 
         :param label: for people. :param claims: see :mod:`appliance.brokers.accounts`.
         """
-        created = self.applications().created_at
-        return account_jwt(self.operator, self.account(name).public, label, created, claims)
+        return self._account_jwt(self.account(name).public, label, claims)
+
+    def reach(self, entry: Application) -> Reach | None:
+        """How an application comes into the broker; ``None``: it does not."""
+        if not entry.issued:
+            return None
+        if entry.origin is Origin.BOX:
+            account = self.account(entry.name)
+            return Reach(account.public, account.signer.public)
+        signer = entry.issued[-1].public
+        return Reach(site_account(entry.name, signer), signer) if signer else None
+
+    def reach_jwt(self, reach: Reach, name: ProducerId, claims: Mapping[str, object]) -> str:
+        """The JWT of an application's account, signed by the operator."""
+        return self._account_jwt(reach.account, f"local {name}", claims)
+
+    def _account_jwt(self, public: str, label: str, claims: Mapping[str, object]) -> str:
+        return account_jwt(self.operator, public, label, self.applications().created_at, claims)
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -158,7 +190,7 @@ class LocalKeys:
         :raises RefusedError: ``application_exists``; ``bad_input``: a name of the appliance, a bad life, categories
             for who does not produce.
         """
-        if name in APPLIANCE_USERS or role is Role.APPLIANCE:
+        if name in RESERVED or role is Role.APPLIANCE:
             raise RefusedError(Reason.BAD_INPUT, f"{name!r} is a user of the appliance itself")
         if role is Role.CONSUMER and categories is not None:
             raise RefusedError(Reason.BAD_INPUT, "categories are for who produces; a consumer reads every category")
@@ -203,7 +235,7 @@ class LocalKeys:
         if name in APPLIANCE_USERS:
             raise RefusedError(Reason.BAD_INPUT, f"{name!r} is a user of the appliance itself")
         with self._change() as entries:
-            known = _known(entries, name)
+            known = _made_here(_known(entries, name))
             handed = self._issue(known if keep_old else _revoke(known, self._now()), life_s)
             entries[name] = handed.application
         self.hand_out()
@@ -215,9 +247,29 @@ class LocalKeys:
         :raises RefusedError: ``unknown_application``.
         """
         with self._change() as entries:
-            entries[name] = _revoke(_known(entries, name), self._now())
+            entries[name] = _revoke(_made_here(_known(entries, name)), self._now())
         self.hand_out()
         return self.applications().entries[name]
+
+    def take_site(self, wanted: Sequence[SiteApplication]) -> list[str]:
+        """Let in the applications that the site configuration names, with what it names, and no others of a site.
+
+        What was made here is untouched, whatever the site says.
+
+        :returns: which of them were not taken, each with why.
+        """
+        with self._change() as entries:
+            refused = [text for each in wanted if (text := _in_the_way(entries, each))]
+            taken = {each.name: each for each in wanted if not _in_the_way(entries, each)}
+            for name, known in list(entries.items()):
+                if known.origin is Origin.SITE and name not in taken:
+                    del entries[name]
+                    if known.revoked:  # those of the box's own, of before, stay revoked
+                        entries[name] = replace(known, issued=(), origin=Origin.BOX)
+            for name, each in taken.items():
+                entries[name] = _of_site(each, entries.get(name), int(self._now()))
+        self.hand_out()
+        return refused
 
     def hand_out(self) -> None:
         """Write what follows from the document: the table of tokens, and the appliance's own credentials."""
@@ -259,7 +311,7 @@ class LocalKeys:
         expires = None if life_s is None else now + life_s
         key, account = NatsKey.generate(KeyKind.USER), self.account(_account_name(application.name))
         jwt = user_jwt(account.signer, account.public, key.public, application.name, now, expires)
-        token = secrets.token_urlsafe(_TOKEN_BYTES) if application.produces else None
+        token = secrets.token_urlsafe(TOKEN_BYTES) if application.produces else None
         digest = hashlib.sha256(token.encode()).digest() if token else None
         issued = Issued(key.public, now, expires, digest)
         application = replace(application, issued=(*application.issued, issued))
@@ -276,6 +328,38 @@ def _known(entries: Mapping[ProducerId, Application], name: ProducerId) -> Appli
     if name not in entries:
         raise RefusedError(Reason.UNKNOWN_APPLICATION, name)
     return entries[name]
+
+
+def _made_here(application: Application) -> Application:
+    if application.origin is Origin.SITE:
+        detail = f"{application.name!r} stands in the site configuration; change it there"
+        raise RefusedError(Reason.BAD_INPUT, detail)
+    return application
+
+
+def _in_the_way(entries: Mapping[ProducerId, Application], wanted: SiteApplication) -> str:
+    """Why an application of the site cannot be taken; empty: nothing is in its way."""
+    known = entries.get(wanted.name)
+    if wanted.name in RESERVED:
+        return f"{wanted.name}: a user of the appliance itself"
+    if known is not None and known.origin is Origin.BOX and known.issued:
+        return f"{wanted.name}: an application of this name was made on the box, and has credentials"
+    own = [entry for entry in entries.values() if entry.origin is Origin.BOX]
+    if wanted.token is not None and any(wanted.token == issued.token for entry in own for issued in entry.issued):
+        return f"{wanted.name}: its token is that of another application"
+    return ""
+
+
+def _of_site(wanted: SiteApplication, known: Application | None, now: int) -> Application:
+    """What is kept of it; since when is kept as long as nothing changes."""
+    revoked = {} if known is None else known.revoked
+    issued = Issued(wanted.signer, now, None, wanted.token)
+    made = Application(wanted.name, wanted.role, wanted.categories, (issued,), revoked, Origin.SITE)
+    if known is not None and known.issued and replace(made, issued=known.issued) == known:
+        before = known.issued[-1]
+        if (before.public, before.token) == (issued.public, issued.token):
+            return known
+    return made
 
 
 def _revoke(application: Application, now: float) -> Application:
