@@ -120,4 +120,8 @@ max_bytes = 2147483648
 [peers.{hub}]                      # what the hub may have from here, and send here
 fetch = ["operational", "audit", "telemetry"]
 append = ["operational"]
+
+# [applications.press-4]           # who may send and read: 'bsfg site application' makes such tables
+# role = "producer"
+# token_sha256 = "…"
 '''

@@ -8,12 +8,14 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nats
+import nats.errors
 import pytest
 from nats.aio.client import Client
 
@@ -181,6 +183,61 @@ def test_an_air_gapped_box_works_on_its_own(tmp_path: Path) -> None:
         assert not box.at.control_config.exists()
 
 
+def test_applications_of_the_site_configuration(tmp_path: Path) -> None:
+    """Nobody logs in: what the signed document names may send, by HTTP and NATS; a newer document ends it."""
+    table = bsfg("site", "application", "press-4", "--role", "service", "--out", tmp_path / "secrets").stdout
+    token = (tmp_path / "secrets/press-4.token").read_text().strip()
+    credentials = tmp_path / "secrets/press-4.creds"
+    with box_alone(tmp_path / "box") as box:
+        _bring(box, 1, table)
+        boot(box)
+        until(lambda: box.document("agent").get("ready") is True, "local work")
+        assert box.document("local") | {"applications": 1, "problems": []} == box.document("local")
+        assert _append(box, "by-http", token) == (200, "")
+        assert asyncio.run(_produce(box, "by-nats", credentials)) == ("FACTS_OPERATIONAL", 2)
+        for wrong in ("", "x", token[:-1], token.swapcase(), table.partition('token_sha256 = "')[2][:64]):
+            assert _append(box, "by-a-stranger", wrong) == (401, Reason.BAD_CREDENTIAL)
+        # one that was made on this box keeps its name, whatever a document says
+        bsfg("credential", "new", "mes", "--role", "producer", "--local", box.at.local, "--zone", PLANT)
+        by_hand = (box.at.local / "issued/mes.token").read_text().strip()
+
+        renamed = bsfg("site", "application", "mes", "--role", "producer", "--out", tmp_path / "other").stdout
+        _bring(box, 2, renamed)
+        box.site()  # at the next boot
+        box.local()
+        _reload(box)
+        until(lambda: _append(box, "after-its-end", token) == (401, Reason.BAD_CREDENTIAL), "the token's end")
+        with pytest.raises(nats.errors.Error):
+            asyncio.run(_produce(box, "after-its-end", credentials))
+        assert _append(box, "made-here", by_hand) == (200, "")
+        stolen = (tmp_path / "other/mes.token").read_text().strip()
+        assert _append(box, "in-its-name", stolen) == (401, Reason.BAD_CREDENTIAL)
+        problems = box.document("local")["problems"]
+        assert [(each["reason"], each["detail"].partition(":")[0]) for each in problems] == [("bad_site", "mes")]
+
+
+def _bring(box: BoxAlone, version: int, *tables: str) -> None:
+    """A document for an air-gapped box, onto its ESP; a test's box has no plant interface, so all is on loopback."""
+    text = sites.example("air-gapped").replace('[plant]\naddress = "192.168.10.5"\n', "")
+    text = text.replace("version = 1 ", f"version = {version} ", 1) + "\n" + "\n".join(tables)
+    box.at.candidate.write_bytes(sign_site(text.encode(), sites.key("signer"), "site.toml"))
+
+
+def _append(box: BoxAlone, message_id: str, token: str) -> tuple[int, str]:
+    """AppendFact over HTTP; status and reason."""
+    fact = {"category": "operational", **produced_document(message_id)}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{box.intake_port}/bsfg.v1.BoundaryService/AppendFact",
+        json.dumps({"facts": [fact]}).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - loopback
+            return answer.status, ""
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["details"][0]["debug"]["reason"]
+
+
 def boot(box: BoxAlone) -> subprocess.Popen[bytes]:
     """Start everything in the order of the units; the process of enrolment."""
     box.site()
@@ -197,14 +254,20 @@ def _reload(box: BoxAlone) -> None:
     until(lambda: "Reloaded server configuration" in box.log("nats-facts"), "the reload")
 
 
-async def _connected(box: BoxAlone) -> Client:
-    credentials = str(box.at.local / "issued/press-4.creds")
-    return await nats.connect(f"nats://127.0.0.1:{box.facts_port}", user_credentials=credentials, allow_reconnect=False)
+async def _connected(box: BoxAlone, credentials: Path | None = None) -> Client:
+    mine = str(credentials or box.at.local / "issued/press-4.creds")
+    client = Client()
+    try:
+        await client.connect(f"nats://127.0.0.1:{box.facts_port}", user_credentials=mine, allow_reconnect=False)
+    except nats.errors.Error:
+        await client.close()
+        raise
+    return client
 
 
-async def _produce(box: BoxAlone, message_id: str) -> tuple[str, int]:
+async def _produce(box: BoxAlone, message_id: str, credentials: Path | None = None) -> tuple[str, int]:
     """One fact for the hub, by a stock client; where it is stored."""
-    client = await _connected(box)
+    client = await _connected(box, credentials)
     try:
         message = json.dumps(produced_document(message_id, to=ENTERPRISE, strokes=1)).encode()
         subject = f"facts.operational.{PLANT}.{ENTERPRISE}.press-4"

@@ -291,7 +291,7 @@ def test_equal_texts_are_equal_values() -> None:
 
 
 def _used(name: str, value: Any, kind: str = "") -> Iterator[tuple[str, str]]:
-    chosen = {"interfaces": "<role>", "categories": "<category>", "peers": "<zone>"}
+    chosen = {"interfaces": "<role>", "categories": "<category>", "peers": "<zone>", "applications": "<name>"}
     for key, inner in value.items():
         rows = inner if isinstance(inner, list) and inner and isinstance(inner[0], dict) else [inner]
         for row in rows:
