@@ -170,6 +170,17 @@ async def test_the_whole_zone_works_behind_tls(tmp_path: Path) -> None:
     assert certificate.not_valid_after_utc > soon
 
 
+async def test_the_local_ca_is_taken_from_a_handshake_as_documented(tmp_path: Path, root: Path) -> None:
+    """The command of docs/flash.md: nobody can fetch a file from a box of the product."""
+    text = (root / "docs/flash.md").read_text("utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("$ openssl s_client")).removeprefix("$ ")
+    side = plant_side(tmp_path)
+    command = line.replace("192.168.10.5:8443", f"{HOST}:{side.https}").replace("> ca.pem", f"> {tmp_path}/ca.pem")
+    async with running(side), running_zone(side.environment):
+        await trio.run_process(["sh", "-c", command], capture_stderr=True)
+        assert (tmp_path / "ca.pem").read_text().split() == side.ca.read_text().split()
+
+
 async def test_nothing_but_tls_1_3_of_the_local_ca_is_spoken(tmp_path: Path) -> None:
     """Plain text is refused by the broker, an older TLS too; another CA, or another name, by the client."""
     side = plant_side(tmp_path)
