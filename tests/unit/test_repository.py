@@ -42,6 +42,8 @@ FUNCTION_LINES = 60
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
 LICENSED = {".proto", ".py", ".pyi", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 LICENSED_NAMES = {"Makefile", "run", ".gitignore", ".gitattributes"}
+# Texts that a box shows on its screen as they stand, so no line for machines can be in them; LICENSE is theirs too.
+SHOWN_AS_THEY_STAND = {"image/mkosi.images/initrd/mkosi.extra/etc/bsfg-refused.txt"}
 
 # Homes and work directories of one machine, and hosts of package registries: both belong to the machine.
 OF_ONE_MACHINE = re.compile(
@@ -152,12 +154,13 @@ def test_parts_fit_their_limits(root: Path) -> None:
     assert {module: found for module, source in modules(root) if (found := long_parts(source))} == {}
 
 
-def test_every_source_file_names_its_licence(repository_files: list[Path]) -> None:
+def test_every_source_file_names_its_licence(root: Path, repository_files: list[Path]) -> None:
     """In its first lines, in the form that machines read."""
     assert unlicensed("#!/bin/sh\n# a script\n\n# " + LICENCE)
     ours = [path for path in repository_files if path.suffix in LICENSED or path.name in LICENSED_NAMES]
     assert ours
-    assert [path for path, text in texts(ours) if text and unlicensed(text)] == []
+    without = {str(path.relative_to(root)) for path, text in texts(ours) if text and unlicensed(text)}
+    assert without == SHOWN_AS_THEY_STAND
 
 
 def test_nothing_of_one_machine_is_in_the_repository(repository_files: list[Path]) -> None:
