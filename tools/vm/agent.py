@@ -21,7 +21,7 @@ from tools.vm.faults import AgentError
 PYTHON: Final = ("/usr/lib/bsfg/venv/bin/python", "-I", "-c")
 """How the image's Python runs a text."""
 _CHUNK: Final = 48 * 1024
-_POLL_S: Final = 0.1
+_POLL_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Agent:
         self._path = path
         self._socket: socket.socket | None = None
         self._buffer = b""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has answered, and nobody has hung up since."""
+        return self._socket is not None
 
     def close(self) -> None:
         """Hang up."""

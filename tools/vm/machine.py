@@ -151,8 +151,14 @@ class Machine:
         return Event("SHUTDOWN", {"guest": True, "reason": "unknown"})
 
     def power_off(self, seconds: float = _POWERDOWN_S) -> None:
-        """Press the power button, and wait until the guest has shut down. :raises AwaitedError: it has not."""
-        self.monitor.command("system_powerdown")
+        """Have the guest shut down, and wait until it has: by its agent where there is one, else by the power button.
+
+        :raises AwaitedError: it has not, or it rebooted.
+        """
+        if self.agent.connected:
+            self.agent.shutdown()
+        else:
+            self.monitor.command("system_powerdown")
         ended = self.wait_end("power-off", seconds)
         if ended.data.get("reason") == "guest-reset":
             raise AwaitedError(
