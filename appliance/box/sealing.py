@@ -2,7 +2,8 @@
 """Keeping the local root sealed to this box: by systemd-creds, to its TPM, to this boot's kind and to our images.
 
 What is sealed opens in the running system of any image signed by the same image key (PCR 11), with the same Secure Boot
-keys (PCR 7) and a command line without additions (PCR 12). Quarantine does not touch it: local work goes on.
+keys (PCR 7), a command line without additions (PCR 12), and the ``/var`` it was made on (PCR 15): on a ``/var`` that
+somebody put in its place, a stolen copy is worth nothing. Quarantine does not touch it: local work goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from appliance.boundary.reasons import Reason
 
 NAME: Final = "bsfg-local-root"
 """Is sealed along: another secret of this box does not open in its place."""
-LITERAL_PCRS: Final = "7+12"
+LITERAL_PCRS: Final = "7+12+15"
 SIGNED_PCRS: Final = "11"
 PROGRAM: Final = "systemd-creds"
 DEADLINE_S: Final = 60.0

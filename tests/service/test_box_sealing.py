@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from appliance.boundary.errors import UnavailableError
 from appliance.box.sealing import PROGRAM, SystemdCreds
 from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.identity import spki_pem
@@ -54,6 +55,20 @@ class TestSystemdCreds(SealContract):
         finally:
             for tpm in tpms:
                 tpm.stop()
+
+    def test_a_var_in_its_place_does_not_open_it(self, world: World) -> None:
+        """The initrd measures which volume it opened (PCR 15): the file alone, on another volume, is worth nothing."""
+        sealed = world.seal.seal(SECRET)
+        assert isinstance(world.seal, SystemdCreds)
+        device = Device(world.seal.device, None, lambda _: None)
+        try:
+            device.pcr_extend(15, simulated_word(1))
+        finally:
+            device.close()
+        with pytest.raises(UnavailableError):
+            world.seal.open(sealed)
+        world.restore()
+        assert world.seal.open(sealed) == SECRET
 
     def test_no_other_builder_s_signature_opens_it(self, world: World, tmp_path: Path) -> None:
         """What PCR 11 may be is said by whoever holds the image key, and by nobody else."""
