@@ -19,6 +19,8 @@ from tools.image.toolstree import ToolsTree
 
 COMPONENTS: Final = {"cloud": "main", "test": "main", "metal": "main non-free-firmware"}
 MKOSI_PROFILES: Final = {"cloud": ("cloud",), "test": ("cloud", "test"), "metal": ("metal",)}
+OWN_TREES: Final = {"root": "mkosi.extra", "initrd": "mkosi.images/initrd/mkosi.extra"}
+"""What of ``image/`` is laid over the root and the initrd."""
 TRIES: Final = 3
 """How often a new system is tried before the one before it is started again."""
 
@@ -38,7 +40,7 @@ def build(places: Places, profile: str, say: Say, *, incremental: bool = False) 
     with step(say, "tools: a Debian 13 root to build in"):
         tools = ToolsTree.ready(places, mirror)
     with step(say, "keys"):
-        keys = BuildKeys.ready(places.keys)
+        keys = BuildKeys.given(places.keys) if places.given_keys else BuildKeys.ready(places.keys)
     with step(say, "our Python packages"):
         python = site_tree(places, tools, epoch)
     with step(say, "generated files"):
@@ -58,7 +60,7 @@ def build(places: Places, profile: str, say: Say, *, incremental: bool = False) 
         uki.exchange_on_esp(tools, out / "appliance.raw", entries, epoch)
     facts = {"version": version, "profile": profile, "built_unix_s": epoch, "roothash": made.roothash}
     (out / "image.json").write_text(json.dumps(facts, sort_keys=True, indent=1) + "\n", "utf-8")
-    if keys.made:
+    if keys.development:
         say("keys were made for development: whoever has build/image/keys can sign what these boxes start")
     return out
 
@@ -83,6 +85,9 @@ def _generate(places: Places, tools: ToolsTree, keys: BuildKeys, profile: str, s
         folder.mkdir(parents=True)
     for part in ("hardening", "tools/image/hardening", "appliance/boundary"):  # what mkosi's scripts run
         shutil.copytree(places.checkout / part, lists / "checkout" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, part in OWN_TREES.items():  # as they are now, for the list of parts (SBOM)
+        shutil.rmtree(work / "own" / name, ignore_errors=True)
+        shutil.copytree(places.checkout / "image" / part, work / "own" / name, symlinks=True)
     hardening.render(tree, places.checkout / "hardening")
     sandbox.image_facts(tree, keys, stamp[0], profile, stamp[1])
     shutil.copytree(places.checkout / "firmware-config/profiles", tree / "usr/lib/bsfg/firmware/profiles")

@@ -16,10 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from appliance.firmware.keys import SecureBootKeys
 from appliance.keys.files import PRIVATE, PUBLIC, write_atomically
+from tools.image.errors import BuildError
 
 PCR_KEYS: Final = ("initrd", "system")
 """``initrd`` signs PCR 11 for the initrd alone and opens the disk; ``system`` signs the running phases: the image
 key."""
+
+
+DEVELOPMENT: Final = "DEVELOPMENT"
+"""A file of this name beside the keys says that a build made them for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +36,40 @@ class BuildKeys:
     made: bool
 
     @classmethod
-    def ready(cls, folder: Path) -> BuildKeys:
-        """The keys in a folder; what is missing is made."""
+    def given(cls, folder: Path) -> BuildKeys:
+        """Keys that were made before, offline. :raises BuildError: one is missing; none is made."""
+        wanted = [*(f"pcr-{name}.key" for name in PCR_KEYS), "release.key", "secure-boot"]
+        if missing := [name for name in wanted if not (folder / name).exists()]:
+            raise BuildError(
+                f"{folder} has no {', '.join(missing)}", f"'python -m tools.image keys {folder}' makes a set of keys"
+            )
+        return cls.ready(folder)
+
+    @classmethod
+    def create(cls, folder: Path) -> BuildKeys:
+        """A new set of keys for releases. :raises BuildError: there is something already."""
+        if folder.exists() and any(folder.iterdir()):
+            raise BuildError(f"{folder} is not empty", "keys are never overwritten: name another folder")
+        return cls.ready(folder, development=False)
+
+    @classmethod
+    def ready(cls, folder: Path, *, development: bool = True) -> BuildKeys:
+        """The keys in a folder; what is missing is made. :param development: mark made ones as fit for nothing else."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         firmware = folder / "secure-boot"
         made = not firmware.is_dir()
+        if made and development:
+            write_atomically(folder / DEVELOPMENT, b"made by a build for itself; not for releases\n", PUBLIC)
         secure_boot = SecureBootKeys.create(firmware) if made else SecureBootKeys.load(firmware)
         for name in PCR_KEYS:
             _ensure(folder / f"pcr-{name}.key", folder / f"pcr-{name}.pub")
         _ensure(folder / "release.key", folder / "release.pub", curve=True)
         return cls(folder, secure_boot, made)
+
+    @property
+    def development(self) -> bool:
+        """Whether a build made them for itself."""
+        return (self.folder / DEVELOPMENT).exists()
 
     def private(self, name: str) -> Path:
         """The private key of a name."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,30 +13,44 @@ PROFILES: Final = ("cloud", "metal", "test")
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The folders of one checkout's builds."""
+    """The folders of one checkout's builds.
+
+    :param build: where this build works. :param given_keys: a folder with keys that were made before, offline.
+    :param shared: where tools, keys and downloads are, if not in ``build``.
+    """
 
     checkout: Path
     build: Path
+    given_keys: Path | None = None
+    shared: Path | None = None
 
     @classmethod
-    def of(cls, checkout: Path) -> Places:
+    def of(cls, checkout: Path, given_keys: Path | None = None) -> Places:
         """Those of a checkout."""
-        return cls(checkout, checkout / "build/image")
+        return cls(checkout, checkout / "build/image", given_keys.resolve() if given_keys else None)
+
+    def apart(self, name: str) -> Places:
+        """Those of another build of the same checkout, which has only tools, keys and downloads in common."""
+        return replace(self, build=self.build / "apart" / name, shared=self._common)
+
+    @property
+    def _common(self) -> Path:
+        return self.shared or self.build
 
     @property
     def tools(self) -> Path:
         """The Debian 13 root that everything is built in."""
-        return self.build / "tools"
+        return self._common / "tools"
 
     @property
     def keys(self) -> Path:
-        """Signing keys; made for development unless they were put there."""
-        return self.build / "keys"
+        """Signing keys; made for development unless others are given."""
+        return self.given_keys or self._common / "keys"
 
     @property
     def cache(self) -> Path:
         """Downloaded packages."""
-        return self.build / "cache"
+        return self._common / "cache"
 
     def layers(self, profile: str) -> Path:
         """Installed packages, kept by an incremental build for the next one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ PYTHON: Final = "python3.13"
 _STRIPPED: Final = ("*.pyi", "*.pyx", "*.pxd", "*.c", "*.h", "tests", "test", "__pycache__")
 """Nothing runs these."""
 _OF_INSTALLATION: Final = ("direct_url.json", "REQUESTED", "INSTALLER")
+_ALSO_RUN: Final = ("cffi",)
+"""Packages of the build's list that what is built needs at run time, too."""
 _BUILT_WITHOUT: Final = ("tss2-fapi.pc", "tss2-policy.pc")
 """TPM libraries that the product does not use, and that would bring curl and more into the image."""
 
@@ -72,6 +75,12 @@ def _locked_packages(places: Places, tools: ToolsTree, stage: Path) -> Path:
     )
     mark.write_text(key, "utf-8")
     return locked
+
+
+def _pins(text: str, names: tuple[str, ...]) -> str:
+    """Some pins of a locked list, with their hashes."""
+    entries = re.split(r"\n(?=\S)", text)
+    return "\n".join(entry for entry in entries if entry.partition("==")[0] in names) + "\n"
 
 
 def _pip(stage: Path, *arguments: str | Path) -> list[str | Path]:

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two lists that a release's bill of materials is made from: every file of an image, and who brought it.
+
+Files of the root stand with their path on the box. What starts it stands below ``/uki`` (``linux``, ``stub``,
+``initrd/…``) and ``/esp``. A file that belongs to nobody ends the build.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from appliance.firmware.pe import authenticode, sections
+from tools.image import hardening
+from tools.image.contents import Node, extract_root, read_initrd, read_tree
+from tools.image.dpkg import Dpkg, Package
+from tools.image.errors import BuildError
+from tools.image.hardening.build import INITRD
+from tools.image.owners import PRODUCT, Distribution, Made, Owners, distributions, python_owners
+from tools.image.places import Places
+from tools.image.toolstree import ToolsTree
+from tools.image.uki import SIGNATURE_FILE, esp_drive
+
+STUB: Final = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+LOADER: Final = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+LOADERS: Final = ("/EFI/BOOT/BOOTX64.EFI", "/EFI/systemd/systemd-bootx64.efi")
+_BOOT_PACKAGE: Final = "systemd-boot-efi"
+
+MADE: Final = (
+    Made("/etc/machine-id", "empty or 'uninitialized': the box has its own from its firmware"),
+    Made("/etc/passwd", "users of base-passwd and sysusers.d"),
+    Made("/etc/shadow", "users of base-passwd and sysusers.d, all locked"),
+    Made("/etc/group", "groups of base-passwd and sysusers.d"),
+    Made("/etc/gshadow", "groups of base-passwd and sysusers.d, all locked"),
+    Made("/etc/nsswitch.conf", "where names are looked up, by the maintainer script of libc-bin"),
+    Made("/etc/pam.d/common-*", "from the profiles of libpam-runtime, by pam-auth-update"),
+    Made("/etc/ld.so.cache", "index of the libraries, by ldconfig"),
+    Made("/usr/lib/os-release", "of base-files, with name and version of the image, by mkosi"),
+    Made("/usr/lib/clock-epoch", "empty; its time is the earliest that the clock may show"),
+    Made("/usr/lib/modules/*/modules.*", "index of the kernel's modules, by depmod"),
+)
+"""Of root and initrd."""
+MADE_IN_ROOT: Final = (
+    *MADE,
+    Made("/etc/audit/audit.rules", "empty rules, by the maintainer script of auditd"),
+    Made("/etc/chrony/chrony.keys", "no keys, a comment, by the maintainer script of chrony"),
+    Made("/etc/locale.conf", "language C.UTF-8, by mkosi"),
+    Made("/etc/ssl/certs/ca-certificates.crt", "the files of ca-certificates in one, by update-ca-certificates"),
+)
+MADE_IN_INITRD: Final = (*MADE, Made(f"/{SIGNATURE_FILE}", "signature of the root hash, by the verity key"))
+MADE_ON_ESP: Final = (
+    Made("/loader/entries.srel", "says to systemd-boot which kind of entries there are"),
+    Made("/loader/random-seed", "empty: the box makes its own"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All of an image. :param files: with their owner. :param dpkg: of root and initrd.
+
+    :param root: the unpacked root. :param python: what is in it of Python distributions.
+    """
+
+    files: tuple[tuple[Node, str], ...]
+    dpkg: tuple[Dpkg, Dpkg]
+    python: tuple[Distribution, ...]
+    root: Path
+
+    def packages(self) -> list[Package]:
+        """Debian packages that have at least one file in the image, sorted. :raises BuildError: two versions of one."""
+        used = {owner.removeprefix("deb:") for _, owner in self.files if owner.startswith("deb:")}
+        found: dict[str, Package] = {}
+        for dpkg in self.dpkg:
+            for name in sorted(used & set(dpkg.packages)):
+                one = dpkg.packages[name]
+                if found.setdefault(name, one).version != one.version:
+                    raise BuildError(
+                        f"{name} is in the root as {found[name].version} and in the initrd as {one.version}",
+                        "the mirror changed while the image was built; build it anew",
+                    )
+        if missing := used - set(found):
+            raise BuildError(f"packages that dpkg does not know: {', '.join(sorted(missing))}")
+        return [found[name] for name in sorted(found)]
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Write ``files.json`` and ``packages.json`` as :class:`tools.image.release.ReleaseInputs` has them."""
+        files, packages = folder / "files.json", folder / "packages.json"
+        rows = [
+            {"path": node.path, "owner": owner, "sha256": node.sha256, "sha1": node.sha1, "size": node.size}
+            for node, owner in self.files
+        ]
+        files.write_text(_lines(rows), "utf-8")
+        packages.write_text(_lines([*map(_debian, self.packages()), *_python(self.python)]), "utf-8")
+        return files, packages
+
+
+def take(places: Places, tools: ToolsTree, profile: str) -> Inventory:
+    """Look through the image of a profile that was built last. :raises BuildError: a file belongs to nobody."""
+    work, out = places.work(profile), places.out(profile)
+    root = extract_root(tools, out / "appliance.root.raw", work / "contents/root")
+    dpkg = Dpkg.read(work / "lists/dpkg"), Dpkg.read(work / "lists/dpkg-initrd")
+    python = distributions(places.build / "work/python/tree")
+    trees = (work / "own/root", work / "root", places.build / "work/python/tree")
+    of_root = Owners((dpkg[0],), trees, python_owners(python), MADE_IN_ROOT)
+    of_initrd = Owners((dpkg[1], dpkg[0]), (work / "own/initrd",), None, MADE_IN_INITRD)
+    nodes, initrd = read_tree(root), read_initrd(parts_of(out / "appliance.efi")[".initrd"])
+    check_removed(profile, nodes)
+    check_removed(INITRD, initrd)
+    if taken := {"/uki", "/esp"} & {node.path for node in nodes}:
+        raise BuildError(f"the root has a folder {', '.join(sorted(taken))}, which the list of files needs")
+    found = [
+        *_owned(nodes, of_root),
+        *_owned(initrd, of_initrd, "/uki/initrd"),
+        *_boot(places, tools, profile, dpkg[0]),
+    ]
+    return Inventory(tuple(sorted(found, key=lambda one: one[0].path)), dpkg, tuple(python), root)
+
+
+def _owned(nodes: Sequence[Node], owners: Owners, below: str = "") -> Iterator[tuple[Node, str]]:
+    found = owners.assign(nodes)
+    for node in nodes:
+        if node.regular:
+            yield replace(node, path=below + node.path), found[node.path]
+
+
+def parts_of(uki: Path) -> dict[str, bytes]:
+    """The sections of a kernel image by their name."""
+    return {one.name: one.data for one in sections(uki.read_bytes())}
+
+
+def check_removed(profile: str, nodes: Iterable[Node]) -> None:
+    """Nothing is there that ``hardening/removed.toml`` takes away. :param profile: or the initrd's name.
+
+    :raises BuildError: something is.
+    """
+    patterns = [re.compile(_expression(path)) for path in hardening.removed_paths(profile)]
+    if left := [node.path for node in nodes if any(one.fullmatch(node.path) for one in patterns)]:
+        raise BuildError(f"the image has what hardening removes: {', '.join(left[:10])}", "see image/mkosi.finalize")
+
+
+def _expression(pattern: str) -> str:
+    """A pattern of ``hardening/removed.toml``: ``*`` is anything within a folder."""
+    return "/" + "[^/]*".join(map(re.escape, pattern.split("*")))
+
+
+def _boot(places: Places, tools: ToolsTree, profile: str, dpkg: Dpkg) -> Iterator[tuple[Node, str]]:
+    """What is outside of root and initrd: kernel, stub, and the ESP."""
+    out, work = places.out(profile), places.work(profile)
+    packaged = (work / "lists/dpkg/vmlinuz").read_bytes()
+    kernel = parts_of(out / "appliance.efi")[".linux"]
+    yield _signed("/uki/linux", kernel, packaged), f"deb:{_kernel_package(dpkg, packaged)}"
+    version = _same_version(dpkg, Dpkg.read_status(tools.root / "var/lib/dpkg/status"))
+    stub = (tools.root / STUB).read_bytes()
+    yield Node.of_bytes("/uki/stub", 0o100644, stub), f"deb:{version}"
+    esp = _copy_esp(tools, out / "appliance.raw", work / "contents/esp")
+    own = Owners((), (work / "own/root/boot",), None, MADE_ON_ESP)
+    for node in read_tree(esp):
+        if node.path in LOADERS:
+            loader = (esp / node.path.lstrip("/")).read_bytes()
+            yield _signed(f"/esp{node.path}", loader, (tools.root / LOADER).read_bytes()), f"deb:{version}"
+        elif not node.path.startswith("/EFI/Linux/"):  # its parts are listed
+            yield from _owned([node], own, "/esp")
+
+
+def _signed(path: str, found: bytes, packaged: bytes) -> Node:
+    """A program that is packaged and carries our signature besides. :raises BuildError: it is another program."""
+    if authenticode(found) != authenticode(packaged):
+        raise BuildError(f"{path} is not the program of its package with a signature")
+    return Node.of_bytes(path, 0o100644, found)
+
+
+def _kernel_package(dpkg: Dpkg, vmlinuz: bytes) -> str:
+    digest = Node.of_bytes("", 0, vmlinuz).md5
+    for path, name in dpkg.owners.items():
+        if re.fullmatch(r"/boot/vmlinuz-.+", path) and dpkg.md5.get(path) == digest:
+            return name
+    raise BuildError("no package has the kernel that was kept beside dpkg's lists")
+
+
+def _same_version(root: Dpkg, tools: Dpkg) -> str:
+    """Stub and loader are taken from the tools; they are the same package as in the root."""
+    versions = {one.packages[_BOOT_PACKAGE].version if _BOOT_PACKAGE in one.packages else "-" for one in (root, tools)}
+    if len(versions) > 1:
+        raise BuildError(
+            f"{_BOOT_PACKAGE} is in the tools and in the image in different versions: {', '.join(sorted(versions))}",
+            "remove build/image/tools, so that the tools are installed anew",
+        )
+    return _BOOT_PACKAGE
+
+
+def _copy_esp(tools: ToolsTree, raw: Path, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    drive = esp_drive(tools, raw)
+    tools.run(["mcopy", "-s", "-i", drive, "::/*", folder], cwd=folder, env={"MTOOLS_SKIP_CHECK": "1"})
+    return folder
+
+
+def _debian(package: Package) -> dict[str, Any]:
+    return {
+        "name": package.name,
+        "version": package.version,
+        "architecture": package.architecture,
+        "source": package.source,
+        "licence": package.licence,
+    }
+
+
+def _python(found: Iterable[Distribution]) -> Iterator[dict[str, Any]]:
+    for one in found:
+        if one.name != PRODUCT:
+            yield {
+                "name": one.name,
+                "version": one.version,
+                "architecture": "python",
+                "source": "",
+                "licence": one.licence,
+            }
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    """A JSON list with a row a line."""
+    return "[\n" + ",\n".join(json.dumps(row, sort_keys=True) for row in rows) + "\n]\n"
