@@ -106,13 +106,13 @@ def test_files_on_the_esp_are_changed_from_outside(disk: Disk) -> None:
     """As the flasher and an attacker do; the firmware's own tools agree about the table."""
     esp = disk.esp
     assert esp.names() == ["bsfg/site.toml"]
-    esp.write("EFI/Linux/one.efi", b"x" * 100_000)
+    esp.write("EFI/Linux/appliance-1.efi", b"x" * 100_000)
     esp.write("bsfg/site.toml", b"other")
     assert esp.read("bsfg/site.toml") == b"other"
-    assert esp.ukis() == ["EFI/Linux/one.efi"]
-    esp.rename("EFI/Linux/one.efi", "two.efi")
+    assert esp.ukis() == ["EFI/Linux/appliance-1.efi"]
+    esp.rename("EFI/Linux/appliance-1.efi", "appliance-2.efi")
     assert esp.read(esp.uki()) == b"x" * 100_000
-    esp.remove("EFI/Linux/two.efi")
+    esp.remove("EFI/Linux/appliance-2.efi")
     with pytest.raises(VmError, match="0 unified kernel images"):
         esp.uki()
     disk.grow(300 << 20)

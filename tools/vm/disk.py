@@ -16,6 +16,8 @@ from tools.vm.faults import VmError
 
 GROWN: Final = 4 * 1024**3
 """The length of a box's disk in tests: the image is shorter, and grows into its disk at the first boot."""
+SYSTEM: Final = "EFI/Linux/appliance-"
+"""How the names of the system's kernel images begin on the ESP."""
 _CHUNK: Final = 1 << 20
 
 
@@ -174,8 +176,8 @@ class Esp:
         return text.decode("utf-8", "replace").splitlines()
 
     def ukis(self) -> list[str]:
-        """The unified kernel images on it, the newest name last."""
-        return [name for name in self.names() if name.lower().startswith("efi/linux/") and name.count("/") == 2]
+        """The unified kernel images of the system on it, by name; the installer is another."""
+        return [name for name in self.names() if name.startswith(SYSTEM) and name.count("/") == 2]
 
     def uki(self) -> str:
         """The one unified kernel image on it. :raises VmError: none or several."""
