@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import appliance
-from tools.image import hardening, sandbox, uki
+from tools.image import esp, hardening, sandbox, uki
 from tools.image.keys import BuildKeys
 from tools.image.mirror import Mirror
 from tools.image.places import Places
@@ -54,10 +54,10 @@ def build(places: Places, profile: str, say: Say, *, incremental: bool = False) 
         tools.run(command, cwd=places.checkout / "image", log=work / "mkosi.log")
     with step(say, "kernel image with the root hash's signature"):
         options = hardening.kernel_command_line(profile)
-        made = uki.assemble(tools, keys, out, work, options)
-        installer = uki.assemble_installer(tools, keys, out, work, made, options)
+        made = uki.assemble(tools, keys, out, work, options, epoch)
+        installer = uki.assemble_installer(tools, keys, out, work, made, options, epoch)
         entries = {f"appliance-{version}+{TRIES}.efi": made.path, "installer.efi": installer}
-        uki.exchange_on_esp(tools, out / "appliance.raw", entries, epoch)
+        esp.rewrite(tools, keys, out, work, entries, epoch)
     facts = {"version": version, "profile": profile, "built_unix_s": epoch, "roothash": made.roothash}
     (out / "image.json").write_text(json.dumps(facts, sort_keys=True, indent=1) + "\n", "utf-8")
     if keys.development:

@@ -95,6 +95,8 @@ def read_initrd(data: bytes) -> list[Node]:
                 plain = unpacker.decompress(data)
             except zstandard.ZstdError as error:
                 raise BuildError(f"the initrd is damaged: {error}") from error
+            if not unpacker.eof:
+                raise BuildError("the initrd ends within what zstandard packed")
             data = unpacker.unused_data
             while plain := plain.lstrip(b"\0"):
                 plain = plain[_archive(plain, found) :]

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from appliance.firmware.pe import authenticode, sections
-from tools.image import hardening
+from tools.image import esp, hardening
 from tools.image.contents import Node, extract_root, read_initrd, read_tree
 from tools.image.dpkg import Dpkg, Package
 from tools.image.errors import BuildError
@@ -24,11 +23,9 @@ from tools.image.hardening.build import INITRD
 from tools.image.owners import PRODUCT, Distribution, Made, Owners, distributions, python_owners
 from tools.image.places import Places
 from tools.image.toolstree import ToolsTree
-from tools.image.uki import SIGNATURE_FILE, esp_drive
+from tools.image.uki import KERNEL, SIGNATURE_FILE
 
 STUB: Final = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
-LOADER: Final = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
-LOADERS: Final = ("/EFI/BOOT/BOOTX64.EFI", "/EFI/systemd/systemd-bootx64.efi")
 _BOOT_PACKAGE: Final = "systemd-boot-efi"
 
 MADE: Final = (
@@ -151,18 +148,18 @@ def _expression(pattern: str) -> str:
 def _boot(places: Places, tools: ToolsTree, profile: str, dpkg: Dpkg) -> Iterator[tuple[Node, str]]:
     """What is outside of root and initrd: kernel, stub, and the ESP."""
     out, work = places.out(profile), places.work(profile)
-    packaged = (work / "lists/dpkg/vmlinuz").read_bytes()
+    packaged = (work / KERNEL).read_bytes()
     kernel = parts_of(out / "appliance.efi")[".linux"]
     yield _signed("/uki/linux", kernel, packaged), f"deb:{_kernel_package(dpkg, packaged)}"
     version = _same_version(dpkg, Dpkg.read_status(tools.root / "var/lib/dpkg/status"))
     stub = (tools.root / STUB).read_bytes()
     yield Node.of_bytes("/uki/stub", 0o100644, stub), f"deb:{version}"
-    esp = _copy_esp(tools, out / "appliance.raw", work / "contents/esp")
+    tree = esp.copy_out(tools, out / "appliance.raw", work / "contents/esp")
     own = Owners((), (work / "own/root/boot",), None, MADE_ON_ESP)
-    for node in read_tree(esp):
-        if node.path in LOADERS:
-            loader = (esp / node.path.lstrip("/")).read_bytes()
-            yield _signed(f"/esp{node.path}", loader, (tools.root / LOADER).read_bytes()), f"deb:{version}"
+    for node in read_tree(tree):
+        if node.path[1:] in esp.LOADERS:
+            loader, original = ((tree / node.path[1:]), tools.root / str(esp.LOADER)[1:])
+            yield _signed(f"/esp{node.path}", loader.read_bytes(), original.read_bytes()), f"deb:{version}"
         elif not node.path.startswith("/EFI/Linux/"):  # its parts are listed
             yield from _owned([node], own, "/esp")
 
@@ -191,14 +188,6 @@ def _same_version(root: Dpkg, tools: Dpkg) -> str:
             "remove build/image/tools, so that the tools are installed anew",
         )
     return _BOOT_PACKAGE
-
-
-def _copy_esp(tools: ToolsTree, raw: Path, folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    drive = esp_drive(tools, raw)
-    tools.run(["mcopy", "-s", "-i", drive, "::/*", folder], cwd=folder, env={"MTOOLS_SKIP_CHECK": "1"})
-    return folder
 
 
 def _debian(package: Package) -> dict[str, Any]:

@@ -25,6 +25,8 @@ _STRIPPED: Final = ("*.pyi", "*.pyx", "*.pxd", "*.c", "*.h", "tests", "test", "_
 _OF_INSTALLATION: Final = ("direct_url.json", "REQUESTED", "INSTALLER")
 _ALSO_RUN: Final = ("cffi",)
 """Packages of the build's list that what is built needs at run time, too."""
+_ALSO_RUN: Final = ("cffi",)
+"""Packages of the build's list that what is built needs at run time, too."""
 _BUILT_WITHOUT: Final = ("tss2-fapi.pc", "tss2-policy.pc")
 """TPM libraries that the product does not use, and that would bring curl and more into the image."""
 
@@ -67,14 +69,23 @@ def _locked_packages(places: Places, tools: ToolsTree, stage: Path) -> Path:
     tools.run(["python3", "-m", "venv", stage / "builder"], cwd=stage)
     options = ("--require-hashes", "--no-deps", "--no-build-isolation")
     tools.run(_pip(stage, "install", *options, "--requirement", lists[0]), cwd=stage)
-    wheel = _pip(stage, "wheel", *options, "--wheel-dir", wheels, "--requirement", lists[1])
-    tools.run(wheel, cwd=stage, env={"CFLAGS": "-g0"})  # debug information would name the folder of this one build
+    also = stage / "also.txt"
+    also.write_text(_pins(lists[0].read_text("utf-8"), _ALSO_RUN), "utf-8")
+    for wanted in (lists[1], also):
+        wheel = _pip(stage, "wheel", *options, "--wheel-dir", wheels, "--requirement", wanted)
+        tools.run(wheel, cwd=stage, env={"CFLAGS": "-g0"})  # debug information would name the folder of this one build
     found = sorted(wheels.glob("*.whl"))
     tools.run(
         _pip(stage, "install", "--no-deps", "--no-index", "--no-compile", "--target", packages, *found), cwd=stage
     )
     mark.write_text(key, "utf-8")
     return locked
+
+
+def _pins(text: str, names: tuple[str, ...]) -> str:
+    """Some pins of a locked list, with their hashes."""
+    entries = re.split(r"\n(?=\S)", text)
+    return "\n".join(entry for entry in entries if entry.partition("==")[0] in names) + "\n"
 
 
 def _pins(text: str, names: tuple[str, ...]) -> str:

@@ -31,6 +31,7 @@ PACKAGES: Final = (
     "dosfstools",
     "e2fsprogs",
     "erofs-utils",
+    "faketime",
     "fdisk",
     "gcc",
     "gpgv",

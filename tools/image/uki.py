@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,10 +21,13 @@ from typing import Final
 from tools.image.errors import BuildError
 from tools.image.keys import BuildKeys
 from tools.image.sandbox import ukify_settings
+from tools.image.signing import at_time, sign_program
 from tools.image.toolstree import ToolsTree
 
 SIGNATURE_FILE: Final = "etc/roothash.p7s"
-_SECTIONS: Final = ("linux", "initrd", "osrel", "uname", "cmdline")
+_SECTIONS: Final = ("initrd", "osrel", "uname", "cmdline")
+KERNEL: Final = "lists/dpkg/vmlinuz"
+"""The kernel as it was packaged, below the folder of work: ``image/mkosi.postinst`` keeps it."""
 INSTALLER_OPTIONS: Final = (
     "systemd.unit=bsfg-installer.target",
     "rd.fstab=no",  # nothing of the machine's disks is opened
@@ -42,8 +45,11 @@ class Uki:
     roothash: str
 
 
-def assemble(tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, command_line: Sequence[str]) -> Uki:
-    """Make ``appliance.efi`` anew from mkosi's, in place, and exchange it on the ESP of ``appliance.raw``."""
+def assemble(tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, command_line: Sequence[str], epoch: int) -> Uki:
+    """Make ``appliance.efi`` anew from mkosi's, in place.
+
+    :param epoch: the time that its signatures name: the same parts and keys make the same kernel image.
+    """
     parts = work / "uki"
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
@@ -57,7 +63,9 @@ def assemble(tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, command_l
     (parts / "cmdline").write_text(" ".join([f"roothash={found[1]}", *command_line]), "utf-8")
     (parts / "uname").write_bytes((parts / "uname").read_bytes().rstrip(b"\0\n"))
     (parts / "ukify.conf").write_text(ukify_settings(keys), "utf-8")
-    tools.run(_ukify(keys, parts, signature, parts / "appliance.efi"), cwd=parts, log=work / "ukify.log")
+    sign_program(tools, keys, work / KERNEL, parts / "linux", epoch)
+    command = _ukify(keys, parts, signature, parts / "appliance.efi")
+    tools.run([*at_time(epoch), *command], cwd=parts, log=work / "ukify.log")
     shutil.move(parts / "appliance.efi", made)
     if made.stat().st_size > MAXIMUM_BYTES:
         raise BuildError(f"the kernel image has {made.stat().st_size} bytes, more than {MAXIMUM_BYTES}")
@@ -65,7 +73,7 @@ def assemble(tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, command_l
 
 
 def assemble_installer(
-    tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, uki: Uki, options: Sequence[str]
+    tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, uki: Uki, options: Sequence[str], epoch: int
 ) -> Path:
     """The boot entry that copies a stick to a disk: the same kernel and initrds, another command line.
 
@@ -80,7 +88,8 @@ def assemble_installer(
     lines = [line for line in release if not line.startswith("PRETTY_NAME=")]
     (parts / "osrel").write_text("\n".join([*lines, 'PRETTY_NAME="Install on a disk of this machine"', ""]), "utf-8")
     made = out / "installer.efi"
-    tools.run(_ukify(keys, parts, parts / "signature.cpio", made), cwd=parts, log=work / "ukify-installer.log")
+    command = _ukify(keys, parts, parts / "signature.cpio", made)
+    tools.run([*at_time(epoch), *command], cwd=parts, log=work / "ukify-installer.log")
     return made
 
 
@@ -108,20 +117,3 @@ def signature_initrd(tools: ToolsTree, partition: Path, parts: Path) -> Path:
     pack = f"printf '{names}' | cpio --quiet -o -H newc --reproducible -R 0:0 > {out}"
     tools.run(["bash", "-euo", "pipefail", "-c", pack], cwd=folder)
     return out
-
-
-def exchange_on_esp(tools: ToolsTree, raw: Path, images: Mapping[str, Path], epoch: int) -> None:
-    """Take mkosi's kernel images off the ESP of a disk image and put ours there, each as ``/EFI/Linux/NAME``."""
-    drive = esp_drive(tools, raw)
-    env = {"MTOOLS_SKIP_CHECK": "1", "SOURCE_DATE_EPOCH": str(epoch)}
-    tools.run(["mdel", "-i", drive, "::/EFI/Linux/*.efi"], cwd=raw.parent, env=env)
-    for name, uki in images.items():
-        os.utime(uki, (epoch, epoch))
-        tools.run(["mcopy", "-m", "-i", drive, uki, f"::/EFI/Linux/{name}"], cwd=raw.parent, env=env)
-
-
-def esp_drive(tools: ToolsTree, raw: Path) -> str:
-    """The ESP within a disk image, as mtools' ``-i`` has it."""
-    table = json.loads(tools.output(["sfdisk", "--json", raw], cwd=raw.parent))["partitiontable"]
-    esp = next(part for part in table["partitions"] if part["name"] == "esp")
-    return f"{raw}@@{esp['start'] * int(table['sectorsize'])}"

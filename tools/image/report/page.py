@@ -106,7 +106,8 @@ def _running(found: Running | None) -> Iterator[str]:
     yield "Seconds after power-on, firmware included:\n"
     yield from _table(("step", "first boot", "later boot"), _times(found))
     yield f"Beside it, on the same machine and emulator: {ABOUT}. Debian's own cloud image, which could not be had"
-    yield "here, brings more and takes longer. The plain one opens no encrypted disk, uses no TPM, checks no signature.\n"
+    yield "here, brings more and takes longer. The plain one opens no encrypted disk, uses no TPM and checks no"
+    yield "signature.\n"
 
 
 def _times(found: Running) -> Iterator[Sequence[object]]:
