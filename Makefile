@@ -4,12 +4,13 @@
 MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
 simulations ?= 10000
+profile ?= cloud
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sim vm test-vm docs proto lock clean
+.PHONY: help setup demo test lint bench sim image image-report image-reproduce vm test-vm docs proto lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Install the missing Debian packages and make .venv
 	@tools/setup.sh
@@ -28,6 +29,19 @@ bench: setup ## Measure the product beside its alternatives, and what keys in a 
 
 sim: setup ## Run the whole simulation matrix (simulations=N for another number of runs)
 	@$(python) -m tests.sim --runs $(simulations)
+
+image: setup ## Build the image and the files of a release (profile=metal for boxes, profile=test for tests; minutes)
+	@tools/image/setup.sh
+	@$(python) -m tools.image $(if $(filter test,$(profile)),build,release) --profile $(profile) $(options)
+
+image-report: setup ## Measure the images that were built, in files and in virtual machines; writes docs/image-report.md
+	@tools/image/setup.sh
+	@tools/vm/setup.sh
+	@$(python) -m tools.image report $(options)
+
+image-reproduce: setup ## Build the image twice from scratch and compare every byte
+	@tools/image/setup.sh
+	@$(python) -m tools.image reproduce --profile $(profile) $(options)
 
 vm: setup ## Boot the image in a virtual machine next to a hub, and watch facts cross (needs 'make image'; options=--keep)
 	@tools/vm/setup.sh

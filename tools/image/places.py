@@ -30,8 +30,15 @@ class Places:
         return cls(checkout, checkout / "build/image", given_keys.resolve() if given_keys else None)
 
     def apart(self, name: str) -> Places:
-        """Those of another build of the same checkout, which has only tools, keys and downloads in common."""
-        return replace(self, build=self.build / "apart" / name, shared=self._common)
+        """Those of another build, of a copy of the checkout: it has only tools, keys and downloads in common."""
+        folder = self.build / "apart" / name
+        return replace(self, checkout=folder / "checkout", build=folder / "image", shared=self._common)
+
+    @property
+    def seen(self) -> tuple[Path, ...]:
+        """Folders that the tools must see at the same path; none of them lies in another."""
+        wanted = {self.checkout, self.build, self._common, self.keys}
+        return tuple(sorted(path for path in wanted if not any(other in path.parents for other in wanted)))
 
     @property
     def _common(self) -> Path:

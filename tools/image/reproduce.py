@@ -2,19 +2,21 @@
 """Builds an image twice from scratch and compares what came out.
 
 Both builds share the tools, the keys and the downloaded packages, and nothing else: layers, wheels, folders and times
-are their own. With the same keys every byte is to be the same; with other keys, all that :data:`UNSIGNED` names.
+are their own. Both are of one copy of the checkout as it is when the first begins. With the same keys every byte of the
+image is the same; with other keys all is the same but signatures, public keys and what is measured of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tools.image.build import build
+from tools.image.build import build, source_epoch
 from tools.image.contents import Node, extract_root, read_initrd, read_tree
 from tools.image.errors import BuildError
 from tools.image.inventory import parts_of
@@ -30,9 +32,8 @@ PARTITIONS: Final = {
     "hash tree": "appliance.verity.raw",
     "root hash's signature": "appliance.sig.raw",
 }
-SIGNED_SECTIONS: Final = (".pcrsig", ".pcrpkey")
-"""Sections of a kernel image that follow from the keys."""
-UNSIGNED: Final = (ROOT, "hash tree", "sections of the kernel image but .pcrsig and .pcrpkey")
+_SOURCES: Final = ("appliance", "firmware-config", "hardening", "image", "requirements", "tools")
+_FILES: Final = ("pyproject.toml", "README.md", "LICENSE")
 _SHOWN: Final = 20
 _CHUNK: Final = 1 << 20
 
@@ -51,12 +52,14 @@ class Row:
 
 
 def reproduce(places: Places, profile: str, say: Say) -> int:
-    """Build twice and compare; print a table. 0: the root is the same; 1: it is not."""
+    """Build twice and compare; print a table. 0: everything is the same; 1: it is not."""
     outs = []
-    for name in BUILDS:
-        mine = places.apart(name)
-        shutil.rmtree(mine.build, ignore_errors=True)
-        mine.build.mkdir(parents=True)
+    os.environ["SOURCE_DATE_EPOCH"] = str(source_epoch(places.checkout))
+    builds = [places.apart(name) for name in BUILDS]
+    for mine in builds:
+        shutil.rmtree(mine.build.parent, ignore_errors=True)
+        copy_sources(places.checkout, mine.checkout)
+    for name, mine in zip(BUILDS, builds, strict=True):
         with step(say, f"{name} build"):
             outs.append(build(mine, profile, say))
     rows = compare(outs[0], outs[1])
@@ -65,7 +68,16 @@ def reproduce(places: Places, profile: str, say: Say) -> int:
     tools = ToolsTree.ready(places, Mirror.find())
     for line in differences(tools, places, (outs[0], outs[1])) if not all(row.same for row in rows) else ():
         say(line)
-    return 0 if next(row for row in rows if row.what == ROOT).same else 1
+    return 0 if all(row.same for row in rows) else 1
+
+
+def copy_sources(checkout: Path, target: Path) -> None:
+    """Copy what an image is built from: others may go on working on it."""
+    target.mkdir(parents=True)
+    for name in _SOURCES:
+        shutil.copytree(checkout / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in _FILES:
+        shutil.copyfile(checkout / name, target / name)
 
 
 def compare(first: Path, second: Path) -> list[Row]:

@@ -81,8 +81,7 @@ class ToolsTree:
         if not mark.is_file() or mark.read_text("utf-8") != key:
             _make(places, mirror)
             mark.write_text(key, "utf-8")
-        outside = () if places.keys.is_relative_to(places.checkout) else (places.keys,)
-        return cls(places.tools, (places.checkout, *outside))
+        return cls(places.tools, places.seen)
 
     def run(
         self, argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str] | None = None, log: Path | None = None
