@@ -25,8 +25,6 @@ _STRIPPED: Final = ("*.pyi", "*.pyx", "*.pxd", "*.c", "*.h", "tests", "test", "_
 _OF_INSTALLATION: Final = ("direct_url.json", "REQUESTED", "INSTALLER")
 _ALSO_RUN: Final = ("cffi",)
 """Packages of the build's list that what is built needs at run time, too."""
-_ALSO_RUN: Final = ("cffi",)
-"""Packages of the build's list that what is built needs at run time, too."""
 _BUILT_WITHOUT: Final = ("tss2-fapi.pc", "tss2-policy.pc")
 """TPM libraries that the product does not use, and that would bring curl and more into the image."""
 
@@ -80,12 +78,6 @@ def _locked_packages(places: Places, tools: ToolsTree, stage: Path) -> Path:
     )
     mark.write_text(key, "utf-8")
     return locked
-
-
-def _pins(text: str, names: tuple[str, ...]) -> str:
-    """Some pins of a locked list, with their hashes."""
-    entries = re.split(r"\n(?=\S)", text)
-    return "\n".join(entry for entry in entries if entry.partition("==")[0] in names) + "\n"
 
 
 def _pins(text: str, names: tuple[str, ...]) -> str:
