@@ -50,6 +50,9 @@ MADE_IN_ROOT: Final = (
     Made("/etc/ssl/certs/ca-certificates.crt", "the files of ca-certificates in one, by update-ca-certificates"),
 )
 MADE_IN_INITRD: Final = (*MADE, Made(f"/{SIGNATURE_FILE}", "signature of the root hash, by the verity key"))
+MADE_OF_MICROCODE: Final = (
+    Made("/kernel/x86/microcode/*.bin", "files of intel-microcode and amd64-microcode in one, by mkosi"),
+)
 MADE_ON_ESP: Final = (
     Made("/loader/entries.srel", "says to systemd-boot which kind of entries there are"),
     Made("/loader/random-seed", "empty: the box makes its own"),
@@ -154,6 +157,8 @@ def _boot(places: Places, tools: ToolsTree, profile: str, dpkg: Dpkg) -> Iterato
     version = _same_version(dpkg, Dpkg.read_status(tools.root / "var/lib/dpkg/status"))
     stub = (tools.root / STUB).read_bytes()
     yield Node.of_bytes("/uki/stub", 0o100644, stub), f"deb:{version}"
+    microcode = parts_of(out / "appliance.efi").get(".ucode", b"")
+    yield from _owned(read_initrd(microcode), Owners((), (), None, MADE_OF_MICROCODE), "/uki/microcode")
     tree = esp.copy_out(tools, out / "appliance.raw", work / "contents/esp")
     own = Owners((), (work / "own/root/boot",), None, MADE_ON_ESP)
     for node in read_tree(tree):

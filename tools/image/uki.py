@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from appliance.firmware.pe import sections
 from tools.image.errors import BuildError
 from tools.image.keys import BuildKeys
 from tools.image.sandbox import ukify_settings
@@ -25,7 +26,9 @@ from tools.image.signing import at_time, sign_program
 from tools.image.toolstree import ToolsTree
 
 SIGNATURE_FILE: Final = "etc/roothash.p7s"
-_SECTIONS: Final = ("initrd", "osrel", "uname", "cmdline")
+_SECTIONS: Final = (".initrd", ".osrel", ".uname", ".cmdline")
+_MICROCODE: Final = ".ucode"
+"""Only of the profile for real processors."""
 KERNEL: Final = "lists/dpkg/vmlinuz"
 """The kernel as it was packaged, below the folder of work: ``image/mkosi.postinst`` keeps it."""
 INSTALLER_OPTIONS: Final = (
@@ -54,8 +57,9 @@ def assemble(tools: ToolsTree, keys: BuildKeys, out: Path, work: Path, command_l
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
     made = out / "appliance.efi"
-    for name in _SECTIONS:
-        tools.run(["objcopy", "-O", "binary", f"--only-section=.{name}", made, parts / name], cwd=parts)
+    found_sections = {one.name: one.data for one in sections(made.read_bytes())}
+    for name in (*_SECTIONS, *({_MICROCODE} & found_sections.keys())):
+        (parts / name[1:]).write_bytes(found_sections[name])
     found = re.search(r"\broothash=([0-9a-f]{64})\b", (parts / "cmdline").read_text("utf-8", "replace"))
     if not found:
         raise BuildError("mkosi's kernel image names no root hash")
@@ -94,12 +98,14 @@ def assemble_installer(
 
 
 def _ukify(keys: BuildKeys, parts: Path, signature: Path, out: Path) -> list[str | Path]:
+    microcode = parts / _MICROCODE[1:]
     return [
         *("ukify", "build", "--config", parts / "ukify.conf", "--linux", parts / "linux"),
         *("--initrd", parts / "initrd", "--initrd", signature, "--cmdline", f"@{parts / 'cmdline'}"),
         *("--os-release", f"@{parts / 'osrel'}", "--uname", (parts / "uname").read_text("utf-8"), "--no-sign-kernel"),
         *("--secureboot-private-key", keys.secure_boot.db_key),
         *("--secureboot-certificate", keys.secure_boot.db_certificate, "--output", out),
+        *(("--microcode", microcode) if microcode.exists() else ()),
     ]
 
 
