@@ -265,7 +265,7 @@ def test_a_new_application_is_handed_on(at: BoxLayout, seal: FakeSeal) -> None:
     take(at)
     local.run(at, seal)
     before = handed(at)
-    local.open_local(at, sites.config("two-nics"), seal).new(parse_producer("press-4"), Role.PRODUCER)
+    local.open_local(at, sites.config("two-nics"), seal).new(parse_producer("robot-1"), Role.PRODUCER)
     local.run(at, seal)
     after = handed(at)
     assert {name for name in after if after[name] != before[name]} == {"facts/trust.conf", "agent/tokens.json"}

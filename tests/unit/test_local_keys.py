@@ -200,6 +200,7 @@ def test_the_document_has_one_form(keys: LocalKeys) -> None:
     ("attempt", "reason"),
     [
         (lambda keys: keys.new(ProducerId("agent"), Role.PRODUCER), Reason.BAD_INPUT),
+        (lambda keys: keys.new(ProducerId("control"), Role.PRODUCER), Reason.BAD_INPUT),
         (lambda keys: keys.new(ProducerId("mes"), Role.APPLIANCE), Reason.BAD_INPUT),
         (lambda keys: keys.new(ProducerId("mes"), Role.CONSUMER, frozenset({Category("audit")})), Reason.BAD_INPUT),
         (lambda keys: keys.new(ProducerId("mes"), Role.PRODUCER, frozenset()), Reason.BAD_INPUT),
