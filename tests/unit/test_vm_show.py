@@ -37,10 +37,10 @@ def test_the_table_names_what_was_not_reached() -> None:
     progress.reach("booted", 61.25)
     progress.reach("tpm", 62.0, "PCR 15")
     table = progress.table()
-    assert lines[0] == "  61.2 s  the system runs"
+    assert lines[0] == "  61.2 s  the system runs; its disk was made and opened by the TPM"
     assert not progress.complete
     assert len(table.splitlines()) == 2 + len(STEPS)
-    assert "enrolled           no  the hub has let the box in" in table
+    assert "enrolled           no  the hub has let the box in, by what its TPM proves" in table
     for step in STEPS:
         progress.reach(step, 1)
     assert progress.complete

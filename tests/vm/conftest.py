@@ -19,7 +19,7 @@ from tools.vm.box import Box
 from tools.vm.faults import NotBuiltError
 from tools.vm.hub import BenchHub
 from tools.vm.images import WORK, Image
-from tools.vm.journey import Journey
+from tools.vm.journey import beside
 
 LIMIT_S = 3600
 """Of each test: several boots, each of which has a limit of its own."""
@@ -105,12 +105,11 @@ def control(golden: Golden) -> Callable[[], None]:
             folder = WORK / "runs" / "control"
             shutil.rmtree(folder, ignore_errors=True)
             bench = Bench(folder, golden)
-            hub = bench.hub()
-            with hub.running(), bench.box().running("control") as machine:
-                journey = Journey(machine, hub)
+            hub, box = bench.hub(), bench.box()
+            with hub.running(), beside(box, hub, "control") as journey:
                 journey.to_ready()
                 tried.append(journey.times["speaking"])
-                machine.power_off()
-            bench.golden.box.__class__(folder / "box").forget()
+                journey.machine.power_off()
+            box.forget()
 
     return holds

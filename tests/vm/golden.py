@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.vm.box import Box
-from tools.vm.hardware import TapNetwork, UserNetwork
 from tools.vm.hub import BenchHub
 from tools.vm.images import WORK, Image, build_keys
-from tools.vm.journey import Journey
-from tools.vm.segment import Segment
+from tools.vm.journey import beside
 
 FORM: Final = 1
 """Raised when golden states of before are of no use any more."""
 KEPT: Final = 2
 """How many golden states stay; each has a disk of some hundred MB."""
 REPORT: Final = "report.json"
+PORTS_TRIED: Final = (*range(1, 1025), 4222, 4223, 6222, 7422, 8080, 8222, 8443)
+"""What a scanner on the plant's network looks for; the two documented ports are among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +83,22 @@ def _make(golden: Golden, image: Image) -> None:
     box = Box.new(golden.folder / "box", image, golden.vendor)
     hub = BenchHub.make(golden.folder / "hub", box.vendor_cas.read_bytes())
     hub.flash(box)
-    with hub.running(), Segment(golden.folder / "plant.log") as plant:
+    with hub.running():
         hub.publish(image.uki, image.version)
-        networks = (UserNetwork(capture=golden.folder / "first.pcap"), TapNetwork(plant.descriptor))
-        with box.running("first", networks=networks) as machine:
-            journey = Journey(machine, hub)
+        with beside(box, hub, "first", capture=golden.folder / "first.pcap") as journey:
             journey.to_ready()
             sent, came = journey.cross("first")
-            machine.power_off()
+            ports = journey.application.connects(PORTS_TRIED)
+            journey.machine.power_off()
     report = {
         "seen": journey.seen,
         "times": journey.times,
         "documents": journey.documents,
         "sent": sorted(sent),
         "came": sorted(came),
-        "serial": machine.serial.text,
+        "serial": journey.machine.serial.text,
+        "open": sorted(port for port, what in ports.items() if what == "open"),
+        "refused": sorted(port for port, what in ports.items() if what == "refused"),
     }
     (golden.folder / REPORT).write_text(json.dumps(report, indent=1), "utf-8")
 

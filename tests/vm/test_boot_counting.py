@@ -10,7 +10,7 @@ import pytest
 from tests.vm.conftest import Bench
 from tests.vm.refusing import opens_nothing
 from tools.vm import kernels
-from tools.vm.journey import Journey
+from tools.vm.journey import beside
 
 OTHER_ROOT = "0" * 64
 
@@ -32,9 +32,8 @@ def test_a_bad_system_is_left_after_its_tries(tries: int, bench: Bench, control:
         with box.running(f"try-{attempt}") as machine:
             opens_nothing(machine)
         assert f"EFI/Linux/appliance-99.0.0+{tries - attempt}-{attempt}.efi" in esp.names()
-    with hub.running(), box.running("back") as machine:
-        journey = Journey(machine, hub)
+    with hub.running(), beside(box, hub, "back") as journey:
         journey.to_ready()
         assert kernels.root_hash(line) in journey.seen["cmdline"]
-        machine.power_off()
+        journey.machine.power_off()
     assert name in esp.names(), "the good system has kept its name: it stays blessed"

@@ -16,7 +16,7 @@ from tests.vm.conftest import Bench
 from tests.vm.golden import Golden
 from tests.vm.refusing import PROMPT
 from tools.vm import capture
-from tools.vm.hub import PLANT_ADDRESS
+from tools.vm.application import ADDRESS, PORTS
 from tools.vm.images import Image
 from tools.vm.journey import FACTS, ORDERS
 
@@ -85,7 +85,7 @@ def test_nothing_failed_and_nobody_is_asked(seen: dict[str, Any], golden: Golden
 
 def test_only_the_plants_ports_listen(seen: dict[str, Any]) -> None:
     """Loopback, and the documented ports on the plant's address; nothing on the uplink, nothing everywhere."""
-    plant = PLANT_ADDRESS.split(".")
+    plant = ADDRESS.split(".")
     little_endian = "".join(f"{int(part):02X}" for part in reversed(plant))
     allowed = (f"{little_endian}:", "0100007F:")
     assert [where for where in seen["listeners"]["tcp"] if not where.startswith(allowed)] == []
@@ -95,6 +95,12 @@ def test_only_the_plants_ports_listen(seen: dict[str, Any]) -> None:
     assert [
         where for where in seen["listeners"]["udp"] if not where.startswith("0100007F:") and dhcp not in where
     ] == []
+
+
+def test_a_scanner_in_the_plant_finds_the_two_ports(golden: Golden) -> None:
+    """All others are silent: no refusal tells that there is somebody."""
+    assert golden.report["open"] == sorted(PORTS)
+    assert golden.report["refused"] == []
 
 
 def test_the_wire_carries_what_was_allowed_and_no_more(golden: Golden) -> None:

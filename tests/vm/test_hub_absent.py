@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from tests.vm.conftest import Bench
 from tools.vm import guest
-from tools.vm.application import admit
 from tools.vm.guest import Documents
-from tools.vm.journey import site_accepted, speaking
+from tools.vm.journey import beside, site_accepted, speaking
 
 
 def autonomous(found: Documents) -> bool:
@@ -21,16 +20,15 @@ def test_local_work_does_not_wait_for_the_hub(bench: Bench, control: Callable[[]
     """Facts are stored, durable and answered; nothing needs mending when the hub comes back."""
     control()
     hub, box = bench.hub(), bench.box()
-    with box.running("alone") as machine:
-        agent = machine.wait_agent()
+    with beside(box, hub, "alone") as journey:
+        agent = journey.machine.wait_agent()
         guest.wait_documents(agent, autonomous, "the box works on its own", 180)
-        application = admit(agent)
-        ids = application.stored("alone", 500)
-        assert ids <= set(application.own())
+        ids = journey.application.stored("alone", 500)
+        assert ids <= set(journey.application.own())
         assert guest.observe(agent)["failed_units"] == ""
         with hub.running():
             guest.wait_documents(agent, speaking, "the box speaks to its hub", 240)
             hub.wait_received(ids, "what was stored while the hub was away", 120)
             received = [fact["envelope"]["message_id"] for fact in hub.received()]
             assert len(received) == len(set(received))
-            machine.power_off()
+            journey.machine.power_off()

@@ -16,8 +16,8 @@ import pytest
 from tests.vm.conftest import Bench
 from tools.vm import guest, pace
 from tools.vm.application import Application, confirmed
-from tools.vm.faults import AgentError
-from tools.vm.journey import Journey, speaking
+from tools.vm.faults import VmError
+from tools.vm.journey import beside, speaking
 
 ROUNDS = 3
 PREFIX = "load"
@@ -25,7 +25,7 @@ BATCH = 50
 
 
 class Load:
-    """Appends facts from a thread, until the machine is gone; ids are confirmed to the outside, over the agent."""
+    """Appends facts from the plant until the machine is gone, in a thread; what is confirmed is noted outside of it."""
 
     def __init__(self, application: Application, first: int) -> None:
         self.application = application
@@ -43,7 +43,7 @@ class Load:
             self.next += BATCH
             try:
                 answers = self.application.append(PREFIX, BATCH, first=first, patience=5)
-            except (AgentError, OSError, ValueError):
+            except (VmError, OSError, ValueError):
                 return
             self.confirmed |= confirmed(answers)
 
@@ -59,24 +59,21 @@ def test_a_kill_loses_nothing_that_was_confirmed(seed: int, bench: Bench, contro
     control()
     hub, box = bench.hub(), bench.box()
     with hub.running():
-        with box.running("killed") as machine:
-            journey = Journey(machine, hub)
+        with beside(box, hub, "killed") as journey:
             journey.to_ready()
-            load = Load(journey.application(), 0)
+            load = Load(journey.application, 0)
             load.start()
             time.sleep(pace.limit(Random(seed).uniform(8, 25)))
-            machine.kill()
-        load.join()
+            journey.machine.kill()
+            load.join()
         assert load.confirmed, "nothing was stored before the kill"
-        with box.running("again") as machine:
-            journey = Journey(machine, hub)
+        with beside(box, hub, "again") as journey:
             journey.to_ready()
-            stored = [name for name in journey.application().own() if name.startswith(PREFIX)]
+            stored = [name for name in journey.application.own() if name.startswith(PREFIX)]
             assert load.confirmed <= set(stored), "confirmed facts are lost"
             assert len(stored) == len(set(stored)), "facts are doubled"
-            hub.wait_received(set(stored), "everything that is stored on the box reaches the hub")
+            hub.wait_received(set(stored), "everything that is stored on the box reaches the hub", 180)
             received = [fact["envelope"]["message_id"] for fact in hub.received()]
             assert len(received) == len(set(received))
-            found = guest.documents(machine.agent)
-            assert speaking(found)
-            machine.power_off()
+            assert speaking(guest.documents(journey.machine.agent))
+            journey.machine.power_off()

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from tests.vm.conftest import Bench
 from tools.vm import guest, kernels, pace
-from tools.vm.application import admit
 from tools.vm.box import Box
 from tools.vm.images import Image
-from tools.vm.journey import FACTS, Journey
+from tools.vm.journey import FACTS, beside
 
 OLDER = "0.0.1"
 QUIET_S = 60
@@ -45,24 +44,22 @@ def test_an_older_image_is_refused_by_the_hub(bench: Bench, image: Image, contro
     current = bench.golden.box.disk.esp.uki()
     good = (bench.folder / "older-good.efi").read_bytes()
     with hub.running():
-        with box.running("older") as machine:
-            agent = machine.wait_agent()
+        with beside(box, hub, "older") as journey:
+            agent = journey.machine.wait_agent()
             before = len(hub.received())
-            application = admit(agent)
-            ids = application.stored("older", FACTS)
+            ids = journey.application.stored("older", FACTS)
             found = guest.wait_documents(agent, refused, "the hub refuses this image", 180)
             time.sleep(pace.limit(QUIET_S))
             assert len(hub.received()) == before, "facts came from an image that is too old"
             assert found["agent"]["mode"] != "normal"
-            machine.power_off()
+            journey.machine.power_off()
         esp = box.disk.esp
         esp.remove(esp.uki())
         esp.write(current, good)
-        with box.running("new") as machine:
-            journey = Journey(machine, hub)
+        with beside(box, hub, "new") as journey:
             journey.to_ready()
             hub.wait_received(ids, "what was stored under the old image", 120)
-            machine.power_off()
+            journey.machine.power_off()
 
 
 def test_while_it_may_run_an_older_image_speaks(bench: Bench, image: Image, control: Callable[[], None]) -> None:
@@ -71,10 +68,9 @@ def test_while_it_may_run_an_older_image_speaks(bench: Bench, image: Image, cont
     box, older = older_box(bench, "older")
     hub = bench.hub()
     hub.publish(older, OLDER)
-    with hub.running(), box.running("older") as machine:
-        journey = Journey(machine, hub)
+    with hub.running(), beside(box, hub, "older") as journey:
         journey.to_ready()
-        machine.power_off()
+        journey.machine.power_off()
 
 
 def refused(found: guest.Documents) -> bool:

@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 from tests.vm.conftest import Bench
-from tools.vm.journey import FACTS, ORDERS, Journey
+from tools.vm.journey import FACTS, ORDERS, beside
 
 
 def test_a_second_boot_is_like_the_first(bench: Bench) -> None:
     """Same machine id, same PCRs, no enrolment anew, what was stored is there; then a clean power-off."""
     first = bench.golden.report
     hub, box = bench.hub(), bench.box()
-    with hub.running(), box.running("second") as machine:
-        journey = Journey(machine, hub)
+    with hub.running(), beside(box, hub, "second") as journey:
         journey.to_ready()
         sent, came = journey.cross("second")
-        own = journey.application().own()
+        own = journey.application.own()
         ids = [fact["envelope"]["message_id"] for fact in hub.received()]
-        machine.power_off()
+        journey.machine.power_off()
     assert (len(sent), len(came)) == (FACTS, ORDERS)
     assert set(first["sent"]) < set(own)
     assert len(own) == len(set(own))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.vm.conftest import Bench
-from tools.vm.journey import Journey
+from tools.vm.journey import beside
 
 MARK = "/run/attacked"
 
@@ -54,10 +54,9 @@ def test_units_from_outside_do_not_run(what: str, bench: Bench, control: Callabl
     """The box works as ever; the unit is not known, its mark is not there, no credential has come in."""
     control()
     hub, box = bench.hub(), bench.box()
-    with hub.running(), box.running("attack", strings=ATTACKS[what]) as machine:
-        journey = Journey(machine, hub)
+    with hub.running(), beside(box, hub, "attack", strings=ATTACKS[what]) as journey:
         journey.to_ready()
-        agent = machine.agent
+        agent = journey.machine.agent
         assert agent.python(f"import os; print(os.path.exists({MARK!r}))") == "False"
         assert agent.run("/usr/bin/systemctl", "cat", "attack.service").code != 0
         assert agent.read("/proc/sys/kernel/kptr_restrict").strip() == b"2"
@@ -67,4 +66,4 @@ def test_units_from_outside_do_not_run(what: str, bench: Bench, control: Callabl
             "import glob; print([open(p, 'rb').read() for p in glob.glob('/sys/firmware/dmi/entries/11-*/raw')])"
         )
         assert "io.systemd.credential" in strings, "the attack did not reach the guest"
-        machine.power_off()
+        journey.machine.power_off()

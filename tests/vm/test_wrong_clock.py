@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.vm.conftest import Bench
-from tools.vm.journey import FACTS, ORDERS, Journey
+from tools.vm.journey import FACTS, ORDERS, beside
 
 
 @pytest.mark.parametrize("clock", ["2001-01-01T00:00:00", "2044-06-01T00:00:00"])
@@ -17,11 +17,10 @@ def test_a_wrong_clock_does_not_stop_the_box(clock: str, bench: Bench, control: 
     """Boundary time comes from the hub and the TPM; the clock on the wall decides nothing."""
     control()
     hub, box = bench.hub(), bench.box()
-    with hub.running(), box.running("clock", clock=clock) as machine:
-        journey = Journey(machine, hub)
+    with hub.running(), beside(box, hub, "clock", clock=clock) as journey:
         journey.to_ready()
         wrong_by = abs(journey.seen["unix_s"] - time.time())
         sent, came = journey.cross(f"clock-{clock[:4]}")
-        machine.power_off()
+        journey.machine.power_off()
     assert wrong_by > 86_400, "the clock was put right before anything could go wrong"
     assert (len(sent), len(came)) == (FACTS, ORDERS)

@@ -25,12 +25,10 @@ from typing import Final
 from tools.vm import pace
 from tools.vm.box import Box
 from tools.vm.faults import VmError
-from tools.vm.hardware import TapNetwork, UserNetwork
 from tools.vm.hub import BenchHub
 from tools.vm.images import WORK, Image
-from tools.vm.journey import Journey
+from tools.vm.journey import Journey, beside
 from tools.vm.machine import Machine
-from tools.vm.segment import Segment
 from tools.vm.show import Progress, SerialShown
 
 LEAVE: Final = b"\x1d"
@@ -48,6 +46,10 @@ def say(line: str) -> None:
 def main() -> int:
     """Run it; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.vm", description="Boot the image next to a hub, and watch.")
+    profiles = ("cloud", "test")
+    parser.add_argument(
+        "--profile", choices=profiles, default="cloud", help="which image (default: cloud, the product)"
+    )
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="memory of the machine (default: 1024)")
     parser.add_argument("--dir", type=Path, help="where box and hub are made, and stay; else a folder that is removed")
     parser.add_argument(
@@ -56,7 +58,7 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="do not show the serial line")
     arguments = parser.parse_args()
     try:
-        image = Image.find("test")
+        image = Image.find(arguments.profile)
         with _folder(arguments.dir) as folder:
             return _run(arguments, image, folder)
     except VmError as error:
@@ -83,58 +85,42 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 
 def _run(arguments: argparse.Namespace, image: Image, folder: Path) -> int:
-    say(
-        f"image: {image.raw} (version {image.version}; profile {image.profile}: its agent makes the facts of this show)"
-    )
+    say(f"image: {image.raw} (version {image.version}, profile {image.profile})")
     say(f"machine: {pace.accelerator()}, Secure Boot with our keys, software TPM (development only), no forwarded port")
     box = Box.new(folder / "box", image, folder / "vendor")
     hub = BenchHub.make(folder / "hub", box.vendor_cas.read_bytes())
     hub.flash(box)
-    say("flashed: site configuration and voucher; the hub is started")
+    say("flashed: site configuration and voucher; the hub starts on this host, a machine of the plant beside the box")
     progress = Progress(say)
-    with hub.running(), Segment(folder / "plant.log") as plant:
+
+    def reached(step: str) -> None:
+        progress.reach(step, journey.times[step])
+
+    with hub.running():
         hub.publish(image.uki, image.version)
-        networks = (UserNetwork(capture=folder / "uplink.pcap"), TapNetwork(plant.descriptor))
-        with box.running("box", networks=networks, memory_mib=arguments.memory) as machine:
-            shown = SerialShown(machine.serial, (lambda _: None) if arguments.quiet else say)
+        changes = {"memory_mib": arguments.memory}
+        with beside(box, hub, "box", capture=folder / "uplink.pcap", say=reached, **changes) as journey:
+            shown = SerialShown(journey.machine.serial, (lambda _: None) if arguments.quiet else say)
             shown.start()
             try:
-                failed = _watch(machine, hub, progress)
+                failed = _watch(journey, progress)
             finally:
                 shown.stop()
             say("\n" + progress.table())
-            if arguments.keep and machine.alive:
-                _attach(machine)
-            elif machine.alive and not failed:
-                machine.power_off()
-                say("powered off")
+            if arguments.keep and journey.machine.alive:
+                _attach(journey.machine)
     say(failed or "everything held")
     return 1 if failed else 0
 
 
-def _watch(machine: Machine, hub: BenchHub, progress: Progress) -> str:
+def _watch(journey: Journey, progress: Progress) -> str:
     """Follow the box until facts have crossed both ways; what went wrong, or nothing."""
-
-    def reached(step: str) -> None:
-        progress.reach(step, machine.age)
-        if step == "booted":
-            _look_at_boot(journey, progress)
-
-    journey = Journey(machine, hub, reached)
     try:
-        journey.to_ready()
+        journey.watched_from_outside()
         journey.cross("show")
     except VmError as error:
         return f"error: {error}"
-    return "" if progress.complete else "error: not everything was as it must be; see the table"
-
-
-def _look_at_boot(journey: Journey, progress: Progress) -> None:
-    seen, age = journey.look(), journey.machine.age
-    if (seen["secure_boot"], seen["setup_mode"]) == ("01", "00"):
-        progress.reach("secure boot", age, f"kernel lockdown: {seen['lockdown']}")
-    if seen["mounts"].get("/var", [""])[0] == "/dev/mapper/var" and set(seen["pcrs"]["15"]) != {"0"}:
-        progress.reach("tpm", age, f"PCR 15 {seen['pcrs']['15'][:16]}…")
+    return "" if progress.complete else "error: not everything was reached; see the table"
 
 
 def _attach(machine: Machine) -> None:

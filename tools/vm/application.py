@@ -1,109 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An application on the box, for tests: it has a credential of its own, appends facts on loopback and reads what came.
+"""An application of the plant beside a box: named in its site configuration, with secrets that were made at the site.
 
-All of it runs in the guest, by the agent of profile ``test``, through the same doors as an application of a plant.
+It runs on the plant's network and reaches the box at the two documented ports, over TLS. So what it is told is known
+outside of the box, whatever happens to that.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from tools.vm import pace
-from tools.vm.agent import Agent
+from tools.vm.faults import VmError
+from tools.vm.images import ROOT
+from tools.vm.segment import Segment
 
-NAME: Final = "vmtest"
-_FOLDER: Final = "/run/vmtest"
-CREDENTIALS: Final = f"{_FOLDER}/{NAME}.creds"
-
-_ADMIT: Final = """
-import pathlib, sys
-from appliance.box.layout import BoxLayout
-from appliance.box.local import accepted, box_seal
-from appliance.box.localkeys import opened_root
-from appliance.boundary.names import ProducerId
-from appliance.keys.local.applications import Role
-from appliance.keys.local.store import LocalKeys
-layout, folder = BoxLayout(), pathlib.Path(sys.argv[1])
-with opened_root(layout, box_seal(layout)) as root:
-    keys = LocalKeys.open(layout.local, accepted(layout).zone, root_file=root)
-    keys.ensure(ProducerId(sys.argv[2]), Role.SERVICE, folder)
-print("admitted")
-"""
-
-_APPEND: Final = """
-import http.client, json, pathlib, sys, time
-folder, name, prefix, category, to, first, count, patience = sys.argv[1:9]
-token = pathlib.Path(folder, name + ".token").read_text().strip()
-until = time.monotonic() + float(patience)
-answers = {}
-for start in range(int(first), int(first) + int(count), 200):
-    numbers = range(start, min(start + 200, int(first) + int(count)))
-    facts = [{
-        "category": category, "kind": "vm",
-        "envelope": {"message_id": f"{prefix}-{n}", "from_zone": "plant-a-bsfg", "to_zone": to,
-                     "produced_at_unix_ms": str(time.time_ns() // 1000000)},
-        "fact": {"subject": f"vm:{prefix}", "predicate": "counted", "object_json": {"number": n}},
-    } for n in numbers]
-    body = json.dumps({"facts": facts})
-    while True:
-        try:
-            door = http.client.HTTPConnection("127.0.0.1", 8080, timeout=30)
-            headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
-            door.request("POST", "/bsfg.v1.BoundaryService/AppendFact", body, headers)
-            answer = door.getresponse()
-            said = json.loads(answer.read() or b"{}")
-            door.close()
-            if answer.status == 200:
-                break
-            said = {"error": said, "status": answer.status}
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            said = {"error": repr(error), "status": 0}
-        if time.monotonic() > until:
-            break
-        time.sleep(0.5)
-    if "results" not in said:
-        answers["error"] = said
-        break
-    for n, result in zip(numbers, said["results"]):
-        answers[f"{prefix}-{n}"] = [result.get("outcome", ""), result.get("reason", ""), result.get("offset", "0")]
-print(json.dumps(answers))
-"""
-
-_READ: Final = """
-import asyncio, json, sys
-import nats
-async def main():
-    client = await nats.connect("nats://127.0.0.1:4222", user_credentials=sys.argv[1], allow_reconnect=False)
-    js = client.jetstream()
-    names = json.loads((await client.request("$JS.API.STREAM.NAMES", timeout=10)).data)["streams"]
-    found = []
-    for name in sorted(n for n in names or [] if n.startswith("FACTS_") and (sys.argv[2] in n or not sys.argv[2])):
-        if not sys.argv[2] and "_FROM_" in name:
-            continue
-        reader = await js.pull_subscribe("facts.>", stream=name)
-        while True:
-            try:
-                page = await reader.fetch(500, timeout=1)
-            except nats.errors.TimeoutError:
-                break
-            for message in page:
-                whole = json.loads(message.data)
-                found.append([name, whole["envelope"]["message_id"], whole["fact"]["subject"]])
-            await asyncio.gather(*(message.ack() for message in page))
-    print(json.dumps(found))
-    await client.close()
-asyncio.run(main())
-"""
+NAME: Final = "press-4"
+ADDRESS: Final = "192.168.77.1"
+"""The box on the plant's network."""
+PORTS: Final = (4222, 8443)
+"""The documented ones, of NATS and HTTPS."""
+_GOOD: Final = ("APPEND_OUTCOME_STORED", "APPEND_OUTCOME_DUPLICATE")
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A service of the box: it may produce under its name and read everything. Made by :func:`admit`."""
+    """A producer and reader of the plant. :param secrets: folder with its credentials, token, and the box's CA."""
 
-    agent: Agent
+    plant: Segment
+    secrets: Path
 
     def append(
         self,
@@ -113,51 +44,71 @@ class Application:
         first: int = 0,
         category: str = "operational",
         to: str = "enterprise-bsfg",
-        patience: float = 30.0,
-    ) -> dict[str, list[str]]:
+        patience: float = 60.0,
+    ) -> dict[str, Any]:
         """Append facts with ids ``prefix-N``; for each id outcome, reason and offset; under ``error`` what else came.
 
-        :param patience: seconds to try again while it is not taken, as an application does.
+        :param patience: seconds to send again what is not answered, as a good producer does.
         """
-        given = (prefix, category, to, str(first), str(count), str(patience))
-        said = self.agent.python(_APPEND, _FOLDER, NAME, *given, seconds=pace.limit(patience + 60))
-        answers: dict[str, list[str]] = json.loads(said)
-        return answers
+        given = {
+            "prefix": prefix,
+            "count": count,
+            "first": first,
+            "category": category,
+            "to": to,
+            "patience": patience,
+            "produced_at_unix_ms": time.time_ns() // 1_000_000,
+        }
+        found: dict[str, Any] = self._run("append", given, patience + 60)
+        return found
 
     def stored(self, prefix: str, count: int, **how: Any) -> set[str]:
-        """As :meth:`append`, where all must be stored; their ids."""
+        """As :meth:`append`, where all must be stored; their ids. :raises VmError: some were not."""
         answers = self.append(prefix, count, **how)
         good = confirmed(answers)
         if len(good) != count:
-            raise AssertionError(f"{len(good)} of {count} facts were stored; the first others: {_others(answers)}")
+            raise VmError(f"{len(good)} of {count} facts were stored; the first others: {_others(answers)}")
         return good
 
     def received(self, origin: str = "ENTERPRISE") -> list[str]:
-        """The ids of the facts that came from another zone, as an application reads them."""
-        return self._read(f"_FROM_{origin}_")
+        """The ids of the facts that came from another zone, as a reader of the plant finds them."""
+        return self._read(origin)
 
     def own(self) -> list[str]:
-        """The ids of the zone's own facts in its log."""
+        """The ids of the zone's own facts in its logs."""
         return self._read("")
 
-    def _read(self, streams: str) -> list[str]:
-        said = self.agent.python(_READ, CREDENTIALS, streams, seconds=pace.limit(90))
-        return [entry[1] for entry in json.loads(said)]
+    def _read(self, origin: str) -> list[str]:
+        patience = pace.limit(60)
+        found: list[str] = self._run("read", {"origin": origin, "patience": patience}, patience + 60)
+        return found
+
+    def connects(self, ports: Sequence[int]) -> dict[int, str]:
+        """What becomes of a connection to each port of the box: ``open``, ``refused``, ``silent``."""
+        found = self._run("connects", {"ports": list(ports)}, 0.1 * len(ports) + 60)
+        return {int(port): what for port, what in found.items()}
+
+    def _run(self, command: str, given: dict[str, Any], seconds: float) -> Any:
+        argv = [sys.executable, "-m", "tools.vm.plantside", command, str(self.secrets), NAME, ADDRESS]
+        done = subprocess.run(
+            self.plant.inside(*argv),
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=pace.limit(seconds),
+            cwd=ROOT,
+            check=False,
+        )
+        if done.returncode:
+            raise VmError(f"the plant's application ({command}) failed: {done.stderr[-1500:]}")
+        return json.loads(done.stdout)
 
 
-def confirmed(answers: dict[str, list[str]]) -> set[str]:
+def confirmed(answers: dict[str, Any]) -> set[str]:
     """The ids that were answered as stored, or as stored before."""
-    good = {"APPEND_OUTCOME_STORED", "APPEND_OUTCOME_DUPLICATE"}
-    return {name for name, answer in answers.items() if name != "error" and answer[0] in good}
+    return {name for name, answer in answers.items() if name != "error" and answer[0] in _GOOD}
 
 
-def _others(answers: dict[str, list[str]]) -> Sequence[object]:
+def _others(answers: dict[str, Any]) -> Sequence[object]:
     good = confirmed(answers)
     return [(name, answer) for name, answer in answers.items() if name not in good][:3]
-
-
-def admit(agent: Agent) -> Application:
-    """Let the application in: its credential is issued and the broker takes it up."""
-    agent.python("import os, sys; os.makedirs(sys.argv[1], 0o700, exist_ok=True)", _FOLDER)
-    agent.python(_ADMIT, _FOLDER, NAME, seconds=pace.limit(60))
-    return Application(agent)

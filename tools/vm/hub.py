@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from appliance.boundary.errors import BsfgError
-from appliance.boundary.names import ZoneId
+from appliance.boundary.names import ProducerId, ZoneId
 from appliance.dev.hub_alone import HubAlone
+from appliance.dev.layout import ENTERPRISE
 from appliance.keys.attestation.measurements import Measurements
 from appliance.keys.files import PUBLIC, write_atomically
+from appliance.keys.local.applications import Role
 from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.endorsement import fingerprint_of, read_endorsement
+from appliance.site.applications import new_application
 from tools.image.measurements import image_number, published
 from tools.vm import pace
+from tools.vm.application import ADDRESS, NAME
 from tools.vm.box import Box
 from tools.vm.faults import AwaitedError, VmError
 from tools.vm.hardware import HUB_ADDRESS, PLANT_MAC, UPLINK_MAC
@@ -34,8 +38,6 @@ from tools.vm.tpm import copy_tpm, served_by_tcp
 
 ZONE: Final = "plant-a"
 HUB_ZONE: Final = "enterprise"
-PLANT_ADDRESS: Final = "192.168.77.1"
-"""The box on the plant's network (:mod:`tools.vm.segment`)."""
 UPLINK: Final = f"""\
 [interfaces.uplink]
 mac = "{UPLINK_MAC}"
@@ -49,12 +51,13 @@ mac = "{PLANT_MAC}"
 
 [interfaces.plant.ipv4]
 mode = "static"
-addresses = ["{PLANT_ADDRESS}/24"]
+addresses = ["{ADDRESS}/24"]
 """
 LISTENER: Final = f"""\
 [plant]
-address = "{PLANT_ADDRESS}"
+address = "{ADDRESS}"
 """
+_TABLE: Final = "table.toml"
 SITE_ON_ESP: Final = "bsfg/site.toml"
 VOUCHER_ON_ESP: Final = "bsfg/voucher.json"
 _CLI_S: Final = 120.0
@@ -86,9 +89,13 @@ class BenchHub:
             hub = HubAlone.make(folder, [ZoneId(ZONE)])
             hub.trust_image_key(build_keys().public("pcr-system").read_bytes())
             hub.trust_vendor(vendor_cas, "bench")
+            _, secrets, table = new_application(NAME, Role.SERVICE, (), int(time.time()))
         except BsfgError as error:
             raise VmError(f"the hub cannot be made: {error}") from error
-        return cls(hub)
+        made = cls(hub)
+        secrets.write(made.secrets, ProducerId(NAME))
+        (made.secrets / _TABLE).write_text(table, "utf-8")
+        return made
 
     @classmethod
     def load(cls, folder: Path) -> BenchHub:
@@ -106,6 +113,11 @@ class BenchHub:
         previous = Measurements.parse(path.read_bytes()) if path.exists() else None
         key, minimum = build_keys().private("pcr-system"), image_number(version) if only else 0
         write_atomically(path, published(uki, version, key, previous=previous, minimum=minimum), PUBLIC)
+
+    @property
+    def secrets(self) -> Path:
+        """What the plant's application was given at the site."""
+        return self.folder / "application"
 
     @property
     def folder(self) -> Path:
@@ -127,7 +139,8 @@ class BenchHub:
     def site(self, *, plant: bool = True, version: int = 1, extra: str = "") -> bytes:
         """A signed site configuration. :param plant: with the plant's interface and listeners on it."""
         interfaces = UPLINK + (PLANT if plant else "")
-        tables = extra + (LISTENER if plant else "")
+        table = (self.secrets / _TABLE).read_text("utf-8")
+        tables = f"{extra}\n{LISTENER}\n{table}" if plant else extra
         return self.alone.site(ZONE, HUB_ADDRESS, interfaces=interfaces, version=version, extra=tables)
 
     def flash(self, box: Box, *, plant: bool = True, voucher: bool = True) -> None:
@@ -177,6 +190,16 @@ class BenchHub:
         said = json.loads(self._bsfg("hub", "boxes", "list", "--output", "json", folder=False))
         boxes = said if isinstance(said, list) else said.get("boxes", [])
         return any(box.get("zone") == ZONE and box.get("state") == "enrolled" for box in boxes)
+
+    @property
+    def attestation(self) -> str:
+        """What the hub says of the box's attestation: ``fresh``, ``stale``, ``failed``; empty: nothing yet."""
+        path = self.alone.environment.layout.zone(ENTERPRISE).status_document
+        try:
+            peers = json.loads(path.read_bytes()).get("peers", [])
+        except (OSError, ValueError):
+            return ""
+        return next((str(peer.get("attestation", "")) for peer in peers if peer.get("zone") == ZONE), "")
 
     def _bsfg(self, *command: str, stdin: str = "", folder: bool = True) -> str:
         """Run the command line against it; what it prints. :raises VmError: it failed."""

@@ -18,14 +18,13 @@ _REMEMBERED: Final = 400
 _EVERY_S: Final = 0.5
 
 STEPS: Final = {
-    "booted": "the system runs",
+    "booted": "the system runs; its disk was made and opened by the TPM",
     "secure boot": "Secure Boot is on, with our keys",
-    "tpm": "the disk is open, and its key measured into the TPM",
-    "configured": "the site configuration is accepted",
-    "enrolled": "the hub has let the box in",
+    "enrolled": "the hub has let the box in, by what its TPM proves",
+    "tpm": "the TPM has proven to the hub what was started (attestation)",
     "speaking": "the watchdog has opened the uplink, and the hub answers",
-    "out": "facts of the box are at the hub",
-    "in": "facts of the hub are on the box",
+    "out": "facts of a machine of the plant are at the hub",
+    "in": "facts of the hub are read by the plant",
 }
 
 
