@@ -137,11 +137,9 @@ def measure(folder: Path, plain: Path, covered: int, say: Say) -> Running:
     """
     from tools.vm import pace
     from tools.vm.box import Box
-    from tools.vm.hardware import TapNetwork, UserNetwork
     from tools.vm.hub import BenchHub
     from tools.vm.images import Image
-    from tools.vm.journey import Journey
-    from tools.vm.segment import Segment
+    from tools.vm.journey import beside
 
     shutil.rmtree(folder, ignore_errors=True)
     image = Image.find("test")
@@ -150,14 +148,14 @@ def measure(folder: Path, plain: Path, covered: int, say: Say) -> Running:
     hub.flash(box)
     boots: list[dict[str, float]] = []
     answer: dict[str, Any] = {}
-    with hub.running(), Segment(folder / "plant.log") as plant:
+    with hub.running():
         hub.publish(image.uki, image.version)
         for number in range(BOOTS):
-            networks, name = (UserNetwork(), TapNetwork(plant.descriptor)), f"boot-{number + 1}"
-            with step(say, f"{name} of the test image"), box.running(name, networks=networks) as machine:
+            name = f"boot-{number + 1}"
+            with step(say, f"{name} of the test image"), beside(box, hub, name) as journey:
+                machine = journey.machine
                 machine.wait(STATUS_PAGE, what="the status page", seconds=180)
                 page = round(machine.age, 1)
-                journey = Journey(machine, hub)
                 journey.to_ready()
                 boots.append({"status page": page, **journey.times})
                 if number == BOOTS - 1:
