@@ -6,9 +6,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +21,10 @@ from tests.efi import efi_program, with_signature
 from tools.image import hardening, inventory
 from tools.image.contents import Node, read_initrd, read_tree
 from tools.image.dpkg import Dpkg, Package, licence_of, merged
+from tools.image.elf import libraries
 from tools.image.errors import BuildError
 from tools.image.hardening.build import INITRD
-from tools.image.inventory import Inventory, check_removed
+from tools.image.inventory import Inventory, check_libraries, check_removed
 from tools.image.notice import notice
 from tools.image.owners import PRODUCT, Made, Owners, distributions, python_owners
 from tools.image.release.inputs import read_root
@@ -211,6 +215,36 @@ def test_no_file_is_removed_by_hardening_and_still_there() -> None:
     for path in ("/usr/bin/bash", "/usr/bin/tar", "/usr/lib/systemd/systemd-networkd"):
         with pytest.raises(BuildError, match="what hardening removes"):
             check_removed(INITRD, [node(path, b"")])
+
+
+def test_every_library_is_there() -> None:
+    """By its file, by a link, or by the name that it gives itself; a missing one is named with who needs it."""
+    program = replace(node("/usr/bin/tool", b""), needs=("liba.so.1", "libb.so.2", "libc.so.3"))
+    there = [
+        program,
+        node("/usr/lib/liba.so.1", b""),
+        Node("/usr/lib/libb.so.2", 0o120777, target="libb.so.2.7"),
+        replace(node("/usr/lib/libother.so", b""), soname="libc.so.3"),
+    ]
+    check_libraries("cloud", there)
+    for number in (1, 2, 3):
+        with pytest.raises(BuildError, match=r"lib[abc]\.so\.\d, for /usr/bin/tool"):
+            check_libraries("cloud", [one for at, one in enumerate(there) if at != number])
+
+
+def test_readelf_agrees() -> None:
+    """On this machine's own programs and libraries; what is no program asks for nothing."""
+    if shutil.which("readelf") is None:
+        pytest.skip("apt-get install binutils")
+    paths = [Path(sys.executable).resolve(), *sorted(Path("/usr/lib/x86_64-linux-gnu").glob("lib[a-e]*.so.*"))[:40]]
+    for path in paths:
+        text = subprocess.run(["readelf", "-d", "-W", path], capture_output=True, text=True, check=True).stdout
+        needed, soname = libraries(path.read_bytes())
+        assert list(needed) == re.findall(r"\(NEEDED\).*\[(.*)\]", text), path
+        assert [soname] == (re.findall(r"\(SONAME\).*\[(.*)\]", text) or [""]), path
+    data = paths[0].read_bytes()
+    for other in (b"", b"#!/bin/sh", data[:40], data[:200], b"\x7fELF\x01\x01" + data[6:]):
+        assert libraries(other) == ((), "")
 
 
 def test_a_pattern_of_hardening_means_the_same_here(tmp_path: Path) -> None:

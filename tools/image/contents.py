@@ -14,6 +14,7 @@ from typing import Final
 
 import zstandard
 
+from tools.image.elf import libraries
 from tools.image.errors import BuildError
 from tools.image.toolstree import ToolsTree
 
@@ -28,7 +29,7 @@ class Node:
     """A file, folder or link. :param path: absolute, within its part. :param mode: with the type, as ``st_mode``.
 
     :param target: of a link. Checksums are hex; empty for what is no regular file. MD5 is there because dpkg's own
-        lists have no other.
+        lists have no other. :param needs: libraries that a program asks for. :param soname: its own name as a library.
     """
 
     path: str
@@ -38,6 +39,8 @@ class Node:
     sha1: str = ""
     md5: str = ""
     target: str = ""
+    needs: tuple[str, ...] = ()
+    soname: str = ""
 
     @property
     def regular(self) -> bool:
@@ -49,7 +52,8 @@ class Node:
         """A regular file with this content."""
         sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return cls(path, mode, len(data), hashlib.sha256(data).hexdigest(), sha1, md5)
+        needs, soname = libraries(data)
+        return cls(path, mode, len(data), hashlib.sha256(data).hexdigest(), sha1, md5, needs=needs, soname=soname)
 
 
 def extract_root(tools: ToolsTree, image: Path, folder: Path) -> Path:

@@ -109,8 +109,9 @@ def take(places: Places, tools: ToolsTree, profile: str) -> Inventory:
     of_root = Owners((dpkg[0],), trees, python_owners(python), MADE_IN_ROOT)
     of_initrd = Owners((dpkg[1], dpkg[0]), (work / "own/initrd",), None, MADE_IN_INITRD)
     nodes, initrd = read_tree(root), read_initrd(parts_of(out / "appliance.efi")[".initrd"])
-    check_removed(profile, nodes)
-    check_removed(INITRD, initrd)
+    for part, found_there in ((profile, nodes), (INITRD, initrd)):
+        check_removed(part, found_there)
+        check_libraries(part, found_there)
     if taken := {"/uki", "/esp"} & {node.path for node in nodes}:
         raise BuildError(f"the root has a folder {', '.join(sorted(taken))}, which the list of files needs")
     found = [
@@ -141,6 +142,13 @@ def check_removed(profile: str, nodes: Iterable[Node]) -> None:
     patterns = [re.compile(_expression(path)) for path in hardening.removed_paths(profile)]
     if left := [node.path for node in nodes if any(one.fullmatch(node.path) for one in patterns)]:
         raise BuildError(f"the image has what hardening removes: {', '.join(left[:10])}", "see image/mkosi.finalize")
+
+
+def check_libraries(part: str, nodes: Sequence[Node]) -> None:
+    """Every library that a program asks for is there. :raises BuildError: one is not: it would not start."""
+    there = {node.soname for node in nodes} | {node.path.rpartition("/")[2] for node in nodes}
+    if missing := [f"{name}, for {node.path}" for node in nodes for name in node.needs if name not in there]:
+        raise BuildError(f"libraries that are not in the image ({part}): {'; '.join(missing[:10])}", "add its package")
 
 
 def _expression(pattern: str) -> str:
