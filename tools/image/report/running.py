@@ -15,7 +15,7 @@ from tools.image.progress import Say, step
 
 IDLE_S: Final = 60.0
 """How long a box is left alone before its memory is measured."""
-STATUS_PAGE: Final = r"BSFG"
+STATUS_PAGE: Final = r"BSFG appliance +\d{4}-\d\d-\d\d"
 LOGIN: Final = r"login: "
 BOOTS: Final = 2
 _TEST_ONLY: Final = "qemu-ga"
