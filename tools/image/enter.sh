@@ -16,10 +16,6 @@ shift 3
 
 mount --make-rprivate /
 mount --bind "$root" "$root"
-for path in "${binds[@]}"; do
-  mkdir -p "$root$path"
-  mount --rbind "$path" "$root$path"
-done
 cp /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
 cd "$root"
 mount -t proc proc proc
@@ -27,6 +23,10 @@ mount --rbind /sys sys
 mount --rbind /dev dev
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
+for path in "${binds[@]}"; do  # after /tmp, where a checkout may be
+  mkdir -p "$root$path"
+  mount --rbind "$path" "$root$path"
+done
 mkdir -p .outside
 pivot_root . .outside
 umount -l /.outside
