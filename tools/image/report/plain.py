@@ -62,14 +62,16 @@ def plain_debian(places: Places, tools: ToolsTree, mirror: Mirror) -> Path:
     if raw.is_file():
         return raw
     work = places.work("plain")
-    for folder in (work, out):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    configuration, space = work / "configuration", work / "space"
+    for folder in (configuration, space, out):
         folder.mkdir(parents=True)
-    (work / "mkosi.conf").write_text(_CONFIGURATION, "utf-8")
+    (configuration / "mkosi.conf").write_text(_CONFIGURATION, "utf-8")
     seen = sandbox_tree(work / "sandbox", mirror, COMPONENTS["cloud"])
     command: list[str | Path] = [
-        *("mkosi", "--force", f"--output-directory={out}", f"--workspace-directory={work}"),
+        *("mkosi", "--force", f"--output-directory={out}", f"--workspace-directory={space}"),
         *(f"--package-cache-dir={places.cache}", f"--sandbox-tree={seen}", "build"),
     ]
-    tools.run(command, cwd=work, log=work / "mkosi.log")
+    tools.run(command, cwd=configuration, log=work / "mkosi.log")
     return raw
