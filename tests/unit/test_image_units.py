@@ -181,7 +181,7 @@ def test_users_are_those_of_the_layout() -> None:
     assert users == {user.login: int(user) for user in User if user is not User.ROOT}
     assert re.findall(r"^g (\S+) (\d+)$", text, re.MULTILINE) == [(GROUP_NAME, str(STATUS_GROUP))]
     assert set(re.findall(rf"^m (\S+) {GROUP_NAME}$", text, re.MULTILINE)) == set(users)
-    rule = (EXTRA / "usr/lib/udev/rules.d/60-bsfg-tpm.rules").read_text()
+    rule = (EXTRA / "usr/lib/udev/rules.d/90-bsfg-tpm.rules").read_text()
     assert f'GROUP="{int(User.KEEPER)}"' in rule
     assert TPM_DEVICE == "/dev/tpmrm0"
 
