@@ -43,7 +43,7 @@ image-reproduce: setup ## Build the image twice from scratch and compare every b
 	@tools/image/setup.sh
 	@$(python) -m tools.image reproduce --profile $(profile) $(options)
 
-vm: setup ## Boot the image in a virtual machine next to a hub, and watch facts cross (needs 'make image'; options=--keep)
+vm: setup ## Boot the image in a virtual machine next to a hub, and watch facts cross (options=--keep)
 	@tools/vm/setup.sh
 	@$(python) -m tools.vm $(options)
 

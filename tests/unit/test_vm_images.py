@@ -93,7 +93,7 @@ def test_holes_do_not_count_and_places_do(tmp_path: Path) -> None:
 
 def test_an_image_that_was_not_built_says_what_builds_it(tmp_path: Path) -> None:
     """No test of the image is skipped."""
-    with pytest.raises(NotBuiltError, match="run 'make image'"):
+    with pytest.raises(NotBuiltError, match="run 'make image profile=test'"):
         Image.find("test", Places.of(tmp_path))
 
 

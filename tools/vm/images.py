@@ -36,7 +36,9 @@ class Image:
         """The image that was built last. :raises NotBuiltError: it was not."""
         image = cls(profile, places.out(profile))
         if not image.raw.is_file():
-            raise NotBuiltError(f"there is no image of profile {profile}: run 'make image' (it looks for {image.raw})")
+            raise NotBuiltError(
+                f"there is no image of profile {profile}: run 'make image profile={profile}' (it looks for {image.raw})"
+            )
         return image
 
     @property
