@@ -2,7 +2,7 @@
 """``python -m appliance.box.recovery`` (bsfg-recovery.service): show the recovery key of the disk, once, and forget it.
 
 The initrd makes 32 random bytes in memory at every boot. At the first boot they become a key of the disk, and the initrd
-says so with a second file. Then this program shows them on the terminals for two minutes, before the status page gets
+says so with a second file. Then this program shows them on the terminals for a minute, before the status page gets
 them; in any case it removes them. Nothing of them is written to a disk or a journal. ``docs/recovery.md`` says how the
 disk is opened with them.
 """
@@ -18,7 +18,7 @@ from typing import Final
 FOLDER: Final = Path("/run/bsfg-recovery")
 """Where the initrd leaves ``key`` and, at a first boot, ``first``; only root may enter."""
 TERMINALS: Final = (Path("/dev/tty1"), Path("/dev/ttyS0"))
-SHOWN_S: Final = 120.0
+SHOWN_S: Final = 60.0
 KEY_BYTES: Final = 32
 _GROUP: Final = 8
 _LINES: Final = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
