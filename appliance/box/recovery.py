@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m appliance.box.recovery`` (bsfg-recovery.service): show the recovery key of the disk, once, and forget it.
 
-The initrd makes 32 random bytes in memory at every boot. At the first boot they become a key of the disk, and the initrd
-says so with a second file. Then this program shows them on the terminals for a minute, before the status page gets
+The initrd makes 32 random bytes in memory at every boot. At the first boot they become a key of the disk, and the
+initrd says so with a second file. Then this program shows them on the terminals for a minute, before the status page gets
 them; in any case it removes them. Nothing of them is written to a disk or a journal. ``docs/recovery.md`` says how the
 disk is opened with them.
 """
@@ -46,7 +46,8 @@ def run(folder: Path, terminals: Sequence[Path], seconds: float) -> bool:
         if len(data) != KEY_BYTES:
             return False
         text = shown(data, seconds)
-        if any([_write(terminal, text) for terminal in terminals]):  # each of them, whatever became of the one before
+        took = [_write(terminal, text) for terminal in terminals]  # each, whatever became of the one before
+        if any(took):
             time.sleep(seconds)
             for terminal in terminals:
                 _write(terminal, _CLEARED)
