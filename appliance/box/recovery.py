@@ -2,9 +2,9 @@
 """``python -m appliance.box.recovery`` (bsfg-recovery.service): show the recovery key of the disk, once, and forget it.
 
 The initrd makes 32 random bytes in memory at every boot. At the first boot they become a key of the disk, and the
-initrd says so with a second file. Then this program shows them on the terminals for a minute, before the status page gets
-them; in any case it removes them. Nothing of them is written to a disk or a journal. ``docs/recovery.md`` says how the
-disk is opened with them.
+initrd says so with a second file. Then this program shows them on the terminals for a minute, before the status page
+gets them; in any case it removes them. Nothing of them is written to a disk or a journal. ``docs/recovery.md`` says
+how the disk is opened with them.
 """
 
 from __future__ import annotations
