@@ -21,6 +21,8 @@ PLACES: Final = Places.of(ROOT)
 WORK: Final = ROOT / "build" / "vm"
 """Golden states and logs of virtual machines; ``make clean`` removes it."""
 NAME: Final = "appliance"
+_VARIABLE: Final = "BSFG_VM_IMAGE"
+"""Names a folder with another image, such as a copy of one that was built before."""
 _CHUNK: Final = 1 << 20
 
 
@@ -33,8 +35,9 @@ class Image:
 
     @classmethod
     def find(cls, profile: str, places: Places = PLACES) -> Image:
-        """The image that was built last. :raises NotBuiltError: it was not."""
-        image = cls(profile, places.out(profile))
+        """The image that was built last, or that in the folder ``BSFG_VM_IMAGE``. :raises NotBuiltError: there is none."""
+        named = os.environ.get(_VARIABLE)
+        image = cls(profile, Path(named).absolute() if named else places.out(profile))
         if not image.raw.is_file():
             raise NotBuiltError(
                 f"there is no image of profile {profile}: run 'make image profile={profile}' (it looks for {image.raw})"
