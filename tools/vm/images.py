@@ -35,7 +35,7 @@ class Image:
 
     @classmethod
     def find(cls, profile: str, places: Places = PLACES) -> Image:
-        """The image that was built last, or that in the folder ``BSFG_VM_IMAGE``. :raises NotBuiltError: none is there."""
+        """The image that was built last, or that in folder ``BSFG_VM_IMAGE``. :raises NotBuiltError: none is there."""
         named = os.environ.get(_VARIABLE)
         image = cls(profile, Path(named).absolute() if named else places.out(profile))
         if not image.raw.is_file():
