@@ -61,6 +61,7 @@ _TABLE: Final = "table.toml"
 SITE_ON_ESP: Final = "bsfg/site.toml"
 VOUCHER_ON_ESP: Final = "bsfg/voucher.json"
 _CLI_S: Final = 120.0
+_STOP_S: Final = 120.0
 
 
 def fingerprint(box: Box) -> str:
@@ -126,15 +127,21 @@ class BenchHub:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run it. One hub of a folder and its copies at a time: they have the same ports."""
-        try:
-            self.alone.start()
-        except BsfgError as error:
-            raise VmError(f"the hub does not start: {error}") from error
-        try:
-            yield
-        finally:
-            self.alone.stop()
+        """Run it. One hub of a folder and its copies at a time: they have the same ports.
+
+        It ends with the block, and with this program (:mod:`tools.vm.reaper`).
+        """
+        command = [sys.executable, "-m", "tools.vm.reaper", str(self.folder)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True) as reaper:
+            try:
+                self.alone.start()
+                yield
+            except BsfgError as error:
+                raise VmError(f"the hub: {error}") from error
+            finally:
+                if reaper.stdin is not None:
+                    reaper.stdin.close()
+                reaper.wait(_STOP_S)
 
     def site(self, *, plant: bool = True, version: int = 1, extra: str = "") -> bytes:
         """A signed site configuration. :param plant: with the plant's interface and listeners on it."""
