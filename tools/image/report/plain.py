@@ -40,7 +40,7 @@ WithDocs=no
 WithRecommends=no
 RootPassword=hashed:!
 Locale=C.UTF-8
-KernelCommandLine=console=ttyS0 quiet
+KernelCommandLine=console=ttyS0 quiet systemd.firstboot=no
 Packages=
   systemd
   systemd-boot
@@ -58,8 +58,8 @@ Packages=
 def plain_debian(places: Places, tools: ToolsTree, mirror: Mirror) -> Path:
     """Its disk image, made if it is not there."""
     out = places.build / "out/plain"
-    raw = out / "plain.raw"
-    if raw.is_file():
+    raw, mark = out / "plain.raw", out / "plain.conf"
+    if raw.is_file() and mark.is_file() and mark.read_text("utf-8") == _CONFIGURATION:
         return raw
     work = places.work("plain")
     shutil.rmtree(work, ignore_errors=True)
@@ -74,4 +74,5 @@ def plain_debian(places: Places, tools: ToolsTree, mirror: Mirror) -> Path:
         *(f"--package-cache-dir={places.cache}", f"--sandbox-tree={seen}", "build"),
     ]
     tools.run(command, cwd=configuration, log=work / "mkosi.log")
+    mark.write_text(_CONFIGURATION, "utf-8")
     return raw

@@ -60,8 +60,13 @@ def _running(places: Places, tools: ToolsTree, images: list[Offline], say: Say) 
         raise BuildError("there is no image of profile test", "build it, or give --no-machine")
     with step(say, "a plain Debian to compare with"):
         plain = plain_debian(places, tools, Mirror.find())
+    from tools.vm.faults import VmError
+
     covered = next(gate.value for gate in test.gates if gate.name == "root in its slot")
-    return running.measure(places.build / "report", plain, covered, say)
+    try:
+        return running.measure(places.build / "report", plain, covered, say)
+    except VmError as error:
+        raise BuildError(f"not everything could be measured: {error}", "logs are in build/image/report") from error
 
 
 def machine_name() -> str:

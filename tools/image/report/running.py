@@ -146,6 +146,7 @@ def measure(folder: Path, plain: Path, covered: int, say: Say) -> Running:
     box = Box.new(folder / "box", image, folder / "vendor")
     hub = BenchHub.make(folder / "hub", box.vendor_cas.read_bytes())
     hub.flash(box)
+    beside_it = _plain_boots(folder / "plain", plain, say)
     boots: list[dict[str, float]] = []
     answer: dict[str, Any] = {}
     with hub.running():
@@ -168,7 +169,7 @@ def measure(folder: Path, plain: Path, covered: int, say: Say) -> Running:
         memory_mib=1024,
         first=boots[0],
         later=boots[-1],
-        plain=_plain_boots(folder / "plain", plain, say),
+        plain=beside_it,
     )
 
 
