@@ -38,7 +38,7 @@ def pss(pid):
 def name(pid):
     words = [word for word in text(f"/proc/{pid}/cmdline").split("\0") if word]
     if "-m" in words[:5]:
-        return " ".join(words[words.index("-m") + 1:][:2])
+        return (words[words.index("-m"):] + ["", ""])[1]
     return os.path.basename(words[0]) if words else ""
 
 def sockets():
