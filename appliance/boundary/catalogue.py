@@ -447,6 +447,11 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "the disk did not take what was written to it",
         "try again; if it fails once more, the disk or its adapter is broken",
     ),
+    _R.FIREWALL_FAULT: _T(
+        "the firewall of this box is not as it should be, and so nothing leaves it",
+        "start the box again; if it says so once more, write the image to the disk anew",
+        exit=_E.NOT_READY,
+    ),
     _R.BAD_PROFILE: _T("the box profile is not valid", "mend the named field; docs/firmware.md shows all of them"),
     _R.FIRMWARE_DIFFERS: _T(
         "the firmware is not set up as the profile of this box says",

@@ -149,6 +149,8 @@ class Reason(StrEnum):
     IMAGE_UNSIGNED = "image_unsigned"
     DISK_REFUSED = "disk_refused"
     DISK_FAILED = "disk_failed"
+    # the box
+    FIREWALL_FAULT = "firewall_fault"
     # firmware
     BAD_PROFILE = "bad_profile"
     FIRMWARE_DIFFERS = "firmware_differs"

@@ -205,6 +205,8 @@ FINDERS: Final[tuple[Finder, ...]] = (
 _UNREACHABLE: Final = frozenset({Reason.LINK_DOWN, Reason.PEER_TIMEOUT, Reason.TIME_UNKNOWN, Sign.ENROLMENT_CALLS})
 _UNPROVEN: Final = frozenset({Reason.NO_SESSION, Reason.NOT_ENROLLED, Reason.TIME_UNKNOWN, Reason.LINK_DOWN})
 _SHUT: Final = frozenset({Sign.LEASE_CLOSED, Sign.LEASE_NOT_YET, Reason.NOT_READY})
+_OF_THE_UPLINK: Final = frozenset({Sign.LEASE_CLOSED, Sign.LEASE_NOT_YET, Reason.FIREWALL_FAULT})
+"""What cannot be otherwise on a box that has no uplink: the watchdog opens none."""
 
 EXPLAINS: Final[dict[str, frozenset[str]]] = {
     Reason.KEY_LATCHED: _UNREACHABLE
@@ -214,7 +216,8 @@ EXPLAINS: Final[dict[str, frozenset[str]]] = {
     Sign.WATCHDOG_SILENT: _UNREACHABLE,
     Sign.LEASE_CLOSED: _UNREACHABLE | {Reason.NOT_READY},
     Sign.LEASE_NOT_YET: _UNREACHABLE | {Reason.NOT_READY},
-    Sign.UPLINK_ABSENT: _UNREACHABLE,
+    Sign.UPLINK_ABSENT: _UNREACHABLE | _OF_THE_UPLINK,
+    Reason.FIREWALL_FAULT: _UNREACHABLE | _SHUT,
     Sign.UPLINK_NO_CABLE: _UNREACHABLE,
     Sign.UPLINK_NO_ADDRESS: _UNREACHABLE,
     Sign.ENROLMENT_WAITS: _UNPROVEN,
@@ -245,6 +248,8 @@ def find(box: Box) -> tuple[Finding, ...]:
         for each in finder(box):
             merged[each.code] = _merge(merged[each.code], each) if each.code in merged else each
     explained = {hidden for code in merged for hidden in EXPLAINS.get(code, ())}
+    if box.site.air_gapped:
+        explained |= _OF_THE_UPLINK
     if any(box.enrolment.document.name in each.sources for each in merged.values()):  # the hub's answer says it all
         explained |= _UNPROVEN - {each.code for each in merged.values() if box.enrolment.document.name in each.sources}
     return tuple(sorted((f for code, f in merged.items() if code not in explained), key=lambda f: f.rank))

@@ -35,14 +35,16 @@ class EgressLease(Protocol):
     def renew(self) -> None:
         """Let packets out for :data:`LEASE_S` seconds from now, never a moment without and never for longer.
 
-        :raises UnavailableError: ``bad_environment``: it cannot be renewed, and ends by itself.
+        Only where all of the firewall stands that judges what leaves; otherwise it is closed.
+
+        :raises UnavailableError: ``firewall_fault``: it is closed, or cannot be renewed and ends by itself.
         """
         ...
 
     def close(self) -> None:
         """Let none out, now; also when there is no lease.
 
-        :raises UnavailableError: ``bad_environment``: it could not be taken away, and ends by itself.
+        :raises UnavailableError: ``firewall_fault``: it could not be taken away, and ends by itself.
         """
         ...
 

@@ -19,6 +19,7 @@ class World:
 
     :param is_open: whether packets may leave. :param wait: let seconds pass.
     :param break_it: take away what the lease stands in; :param mend: give it back.
+    :param unjudge: take away what judges the frames on the uplink itself; ``mend`` gives it back too.
     """
 
     lease: EgressLease
@@ -26,6 +27,7 @@ class World:
     wait: Callable[[float], None]
     break_it: Callable[[], None]
     mend: Callable[[], None]
+    unjudge: Callable[[], None]
 
 
 class LeaseContract:
@@ -63,13 +65,27 @@ class LeaseContract:
         world.lease.renew()
         assert world.is_open()
 
+    def test_without_a_judge_on_the_device_it_is_closed_and_stays_so(self, world: World) -> None:
+        """At once, not when it would have ended: packet sockets would get out meanwhile."""
+        world.lease.renew()
+        world.unjudge()
+        for _ in range(2):
+            with pytest.raises(UnavailableError) as caught:
+                world.lease.renew()
+            assert caught.value.reason is Reason.FIREWALL_FAULT
+            assert not world.is_open()
+        world.lease.close()
+        world.mend()
+        world.lease.renew()
+        assert world.is_open()
+
     def test_what_is_broken_says_so_and_works_again(self, world: World) -> None:
         """A firewall that is being loaded anew has no set for a moment."""
         world.break_it()
         for call in (world.lease.renew, world.lease.close):
             with pytest.raises(UnavailableError) as caught:
                 call()
-            assert caught.value.reason is Reason.BAD_ENVIRONMENT
+            assert caught.value.reason is Reason.FIREWALL_FAULT
         world.mend()
         world.lease.renew()
         assert world.is_open()

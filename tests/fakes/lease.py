@@ -18,6 +18,8 @@ class FakeLease:
         self._clock = clock
         self._until = -float("inf")
         self.broken = False
+        self.judged = True
+        """Whether frames are judged on the device."""
         self.stuck: threading.Event | None = None
         """A call waits for it, as for a kernel that does not answer."""
         self.renewals = 0
@@ -25,6 +27,9 @@ class FakeLease:
 
     def renew(self) -> None:
         """As the port says."""
+        if not self.judged:
+            self.close()
+            raise UnavailableError(Reason.FIREWALL_FAULT, "the test took the judge away")
         self._meet()
         self._until = self._clock() + LEASE_S
         self.renewals += 1
@@ -44,4 +49,4 @@ class FakeLease:
         if self.stuck is not None:
             self.stuck.wait()
         if self.broken:
-            raise UnavailableError(Reason.BAD_ENVIRONMENT, "the test says so")
+            raise UnavailableError(Reason.FIREWALL_FAULT, "the test says so")

@@ -25,12 +25,13 @@ from appliance.keys.keeper.server import KeeperServer
 from appliance.keys.time_token import HubTrust
 from appliance.node.status import BrokerStatus, StatusDocument
 from appliance.watchdog.lease import LEASE_S
-from appliance.watchdog.nft import Nftables, NftLease
+from appliance.watchdog.nft import CARRIERS, UPLINK, Nftables, NftLease
 from tests.contracts.lease import LeaseContract, World
 from tests.fakes.keeper import FakeKeeper
 from tests.keepers import BUILDER, HUB, OPERATORS, PLANT, Site
 from tests.netns import Namespace, namespace, own_thread
 from tests.processes import running
+from tools.image.hardening.build import DEVICES, device_rules
 
 RULES = """
 table inet bsfg {
@@ -42,9 +43,21 @@ table inet bsfg {
         counter drop
     }
 }
+table netdev bsfg {
+    chain judge {
+        counter accept
+    }
+}
 """
 GRACE_S = 1.0
 FIREWALL = Path(__file__).resolve().parent.parent.parent / "hardening/files/usr/lib/bsfg/firewall.nft"
+
+
+def make_uplink(run: Callable[..., object], name: str = "uplink0") -> None:
+    """A device of this name that is up."""
+    run("ip", "link", "add", name, "type", "veth", "peer", "name", f"far-{name}")
+    run("ip", "link", "set", f"far-{name}", "up")
+    run("ip", "link", "set", name, "up")
 
 
 class InThread:
@@ -72,14 +85,23 @@ class TestNftLease(LeaseContract):
         with own_thread() as within:
             nftables: Nftables = within(Nftables)
 
+            within(lambda: make_uplink(lambda *words: subprocess.run(words, check=True)))
+
             def load() -> None:
-                within(lambda: nftables.run(RULES))
+                within(
+                    lambda: nftables.run(
+                        "add table inet bsfg", "delete table inet bsfg", RULES, device_rules("uplink0")
+                    )
+                )
 
             def is_open() -> bool:
                 return "uplink0" in str(within(lambda: nftables.run("list set inet bsfg lease")))
 
             def drop() -> None:
                 within(lambda: nftables.run("delete table inet bsfg"))
+
+            def unjudge() -> None:
+                within(lambda: nftables.run("delete chain netdev bsfg uplink0"))
 
             load()
             yield World(
@@ -88,6 +110,7 @@ class TestNftLease(LeaseContract):
                 time.sleep,
                 drop,
                 load,
+                unjudge,
             )
 
 
@@ -100,11 +123,9 @@ def test_the_firewall_of_the_image_has_this_set() -> None:
 def net() -> Iterator[Namespace]:
     """A network with an uplink and the rules."""
     with namespace() as made:
-        made.run("ip", "link", "add", "uplink0", "type", "veth", "peer", "name", "hub0")
-        made.run("ip", "link", "set", "hub0", "up")
+        make_uplink(made.run)
         made.run("ip", "address", "add", "192.0.2.10/24", "dev", "uplink0")
-        made.run("ip", "link", "set", "uplink0", "up")
-        made.nft(RULES)
+        made.nft(RULES + device_rules("uplink0"))
         yield made
 
 
@@ -112,6 +133,114 @@ def is_open(net: Namespace) -> bool:
     """Whether the kernel lets packets out."""
     return "uplink0" in net.run("nft", "list", "set", "inet", "bsfg", "lease")
 
+
+# -- the judge on the device ------------------------------------------------------------------------------------------
+
+CHAIN = 'table netdev bsfg {{ chain uplink0 {{ type filter hook egress device "{}" priority filter; policy {}; }}; }}\n'
+GONE = "delete chain netdev bsfg uplink0\n"
+UNJUDGED = {
+    "gone": GONE,
+    "rules gone": "flush chain netdev bsfg uplink0\n",
+    "accepts what no rule drops": f"{GONE}{CHAIN.format('uplink0', 'accept')}add rule netdev bsfg uplink0 jump judge\n",
+    "accepts first": "insert rule netdev bsfg uplink0 accept\n",
+    "one kind passes by": "insert rule netdev bsfg uplink0 meta mark 7 accept\n",
+    "accepts and forgets to ask": "flush chain netdev bsfg uplink0\nadd rule netdev bsfg uplink0 accept\n",
+    "on another device": f"{GONE}{CHAIN.format('far-uplink0', 'drop')}add rule netdev bsfg uplink0 jump judge\n",
+    "asks somebody else": "add chain netdev bsfg other\nflush chain netdev bsfg uplink0\n"
+    "add rule netdev bsfg uplink0 jump other\n",
+    "no hook": f"{GONE}add chain netdev bsfg uplink0\nadd rule netdev bsfg uplink0 jump judge\n",
+    "table gone": "delete table netdev bsfg\n",
+}
+
+_RENEW = """
+import sys
+from appliance.boundary.errors import UnavailableError
+from appliance.watchdog.nft import NftLease
+lease = NftLease()
+for line in sys.stdin:
+    try:
+        lease.renew()
+        print("renewed", flush=True)
+    except UnavailableError as error:
+        print(error.detail, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def asked() -> Iterator[tuple[Namespace, Callable[[], str]]]:
+    """A network with an uplink, and somebody in it who renews the lease once when asked; what came of it."""
+    with namespace() as made:
+        make_uplink(made.run)
+        command = made.command(sys.executable, "-P", "-c", _RENEW)
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=python_environment()
+        ) as process:
+            assert process.stdin
+            assert process.stdout
+
+            def ask() -> str:
+                print("once", file=process.stdin, flush=True)
+                return process.stdout.readline().strip() if process.stdout else ""
+
+            try:
+                yield made, ask
+            finally:
+                process.kill()
+
+
+@pytest.mark.parametrize("change", UNJUDGED.values(), ids=UNJUDGED)
+def test_the_lease_does_not_open_beside_a_judge_that_is_not_whole(
+    asked: tuple[Namespace, Callable[[], str]], change: str
+) -> None:
+    """However it was lost: the lease is closed at once, and can be renewed when the rules are loaded anew."""
+    net, renew = asked
+    fresh = f"add table inet bsfg\ndelete table inet bsfg\nadd table netdev bsfg\ndelete table netdev bsfg\n{RULES}"
+    for _ in range(2):
+        net.nft(fresh + device_rules("uplink0"))
+        assert renew() == "renewed"
+        assert is_open(net)
+    net.nft(change)
+    assert renew() == "no judge of frames on uplink0"
+    assert not is_open(net)
+
+
+@pytest.mark.parametrize("name", ["port0", "uplink-bond"])
+def test_each_device_below_the_uplink_needs_its_judge(asked: tuple[Namespace, Callable[[], str]], name: str) -> None:
+    """A packet socket there would pass the uplink itself by. Devices of the plant hinder nobody."""
+    net, renew = asked
+    net.nft(f"flush ruleset\n{RULES}{device_rules('uplink0')}")
+    make_uplink(net.run, name)
+    try:
+        assert renew() == f"no judge of frames on {name}"
+        assert not is_open(net)
+        net.nft(device_rules(name))
+        make_uplink(net.run, "plant0")
+        assert renew() == "renewed"
+    finally:
+        for each in (name, "plant0"):
+            net.run("ip", "link", "delete", each)
+
+
+def test_without_an_uplink_there_is_no_lease(asked: tuple[Namespace, Callable[[], str]]) -> None:
+    """It would be open for a device that comes later, in the moment before that has its judge."""
+    net, renew = asked
+    net.nft(f"flush ruleset\n{RULES}")
+    net.run("ip", "link", "set", "uplink0", "down")
+    net.run("ip", "link", "set", "uplink0", "name", "elsewhere")
+    try:
+        assert renew() == "no judge of frames on uplink0"
+        assert not is_open(net)
+    finally:
+        net.run("ip", "link", "set", "elsewhere", "name", "uplink0")
+
+
+def test_the_devices_are_those_of_the_firewall() -> None:
+    """All that can carry the uplink, by the names that boxes give."""
+    carriers = {name for name in DEVICES if CARRIERS.fullmatch(name)}
+    assert {UPLINK, *carriers} == {name for name in DEVICES if not name.startswith("plant")}
+
+
+# -- packets, and the process ------------------------------------------------------------------------------------------
 
 _SEND = """
 import socket, sys, time

@@ -210,7 +210,10 @@ def test_a_cause_hides_what_follows_from_it(tmp_path: Path) -> None:
 
 
 def test_an_uplink_that_is_not_there(tmp_path: Path) -> None:
-    """A card that was pulled; not asked for on an air-gapped box, nor before there is a configuration."""
+    """A card that was pulled; not asked for on an air-gapped box, nor before there is a configuration.
+
+    That the watchdog cannot open what is not there is no fault of the firewall.
+    """
     healthy(tmp_path)
     for file in (tmp_path / "sys/class/net/uplink0").rglob("*"):
         if file.is_file():
@@ -218,8 +221,14 @@ def test_an_uplink_that_is_not_there(tmp_path: Path) -> None:
     for folder in ("sys/class/net/uplink0/device", "sys/class/net/uplink0"):
         (tmp_path / folder).rmdir()
     assert codes(tmp_path) == [Sign.UPLINK_ABSENT]
+    fault = {"reason": Reason.FIREWALL_FAULT, "detail": "no judge of frames on uplink0"}
+    tell(tmp_path, "watchdog", state="checking", problems=[fault])
+    assert codes(tmp_path) == [Sign.UPLINK_ABSENT]
+    tell(tmp_path, "watchdog", state="open")
     assert judge(replace(look(tmp_path)[0], interfaces=())).findings == (), "a box whose network cannot be seen"
     site(tmp_path, air_gapped=True)
+    assert codes(tmp_path) == []
+    tell(tmp_path, "watchdog", state="checking", problems=[fault])
     assert codes(tmp_path) == []
     tell(tmp_path, "site", state="missing")
     assert look(tmp_path)[1].overall is Overall.NOT_CONFIGURED

@@ -48,10 +48,13 @@ class TestFakeLease(LeaseContract):
         clock = Clock()
         lease = FakeLease(clock)
 
-        def switch(broken: bool) -> Callable[[], None]:
-            return lambda: setattr(lease, "broken", broken)
+        def mend() -> None:
+            lease.broken, lease.judged = False, True
 
-        return World(lease, lambda: lease.is_open, clock.wait, switch(True), switch(False))
+        def switch(name: str, value: bool) -> Callable[[], None]:
+            return lambda: setattr(lease, name, value)
+
+        return World(lease, lambda: lease.is_open, clock.wait, switch("broken", True), mend, switch("judged", False))
 
 
 # -- the gate ----------------------------------------------------------------------------------------------------------
@@ -272,6 +275,6 @@ def test_a_lease_that_fails_is_a_problem_and_not_open(lease: FakeLease) -> None:
         renewal.round()
         return renewal.is_open, renewal.problem.partition(":")[0]
 
-    assert told() == (False, Reason.BAD_ENVIRONMENT)
+    assert told() == (False, Reason.FIREWALL_FAULT)
     lease.broken = False
     assert told() == (True, "")

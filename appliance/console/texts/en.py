@@ -283,6 +283,10 @@ FINDINGS: Final[dict[str, FindingText]] = {
     ),
     # -- machine
     _R.DISK_FAILED: _F("the disk does not take what is written", "Call the operator: the disk must be changed."),
+    _R.FIREWALL_FAULT: _F(
+        "the firewall of this box is not as it should be, and so nothing leaves it",
+        "Start the box again. If it says so once more, call the operator.",
+    ),
     _R.FIRMWARE_DIFFERS: _F(
         "the firmware is not set up as it should be",
         "Open the firmware setup and set what is named here; then start again.",

@@ -141,7 +141,7 @@ def _texts(data: Path) -> Iterator[tuple[str, str]]:
     yield MODPROBE, _HEAD + "".join(_noted(c, _denials(c)) for c in modules if c.extra["load"] != "boot")
     yield MODULES_LOAD, _HEAD + "".join(_noted(c, c.words) for c in modules if c.extra["load"] == "boot")
     for device in DEVICES:
-        yield f"{DEVICE_RULES}/{device}.nft", _device_rules(device)
+        yield f"{DEVICE_RULES}/{device}.nft", device_rules(device)
     for path in sorted((data / "files").rglob("*")):
         if path.is_file():
             yield str(path.relative_to(data / "files")), path.read_text("utf-8")
@@ -178,7 +178,7 @@ def _denials(control: Control) -> Iterator[str]:
             yield f"install {module} /usr/bin/false"
 
 
-def _device_rules(device: str) -> str:
+def device_rules(device: str) -> str:
     """What puts the judge onto a device, however often it is loaded."""
     return (
         f"{_HEAD}table netdev bsfg {{\n"
