@@ -17,7 +17,8 @@ def test_every_code_has_its_meaning() -> None:
     """One line each, in words for people."""
     assert set(SUSPICIONS) == set(Code)
     for code, suspicion in SUSPICIONS.items():
-        assert suspicion.cause and not suspicion.cause.endswith("."), code
+        assert suspicion.cause, code
+        assert not suspicion.cause.endswith("."), code
         assert suspicion.next_step.endswith("."), code
 
 
