@@ -49,6 +49,35 @@ class EgressLease(Protocol):
         ...
 
 
+class Blackout(Protocol):
+    """What makes the uplink dark: nothing at all leaves there, not even what may before health is proven. Blocking.
+
+    It is set in the kernel, so it outlives this process, and not the machine's next start.
+    """
+
+    def dark(self, why: str) -> None:
+        """Let nothing out any more, now, and end the lease; also when it is dark already, and where no firewall is.
+
+        :param why: the code of the suspicion, which stays beside it; of the first one that was given.
+        :raises UnavailableError: ``firewall_fault``: the kernel refuses, whatever was tried.
+        """
+        ...
+
+    def darkened(self) -> str | None:
+        """Why it is dark, or an empty text where nothing says why; ``None``: it is not.
+
+        :raises UnavailableError: ``firewall_fault``, ``bad_environment``: it cannot be seen.
+        """
+        ...
+
+    def light(self) -> None:
+        """End the dark; the lease stays closed. For a box that turns out not to be in quarantine.
+
+        :raises UnavailableError: ``firewall_fault``.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class Permit:
     """The main loop's word that the box may speak; it wears off. Any thread may read it."""

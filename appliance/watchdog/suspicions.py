@@ -85,6 +85,11 @@ class Suspicion:
     next_step: str
     benign: str = "none known"
 
+    @property
+    def quarantines(self) -> bool:
+        """Whether it puts the box into quarantine; what may not by its origin never does, whatever the line says."""
+        return self.response is Response.QUARANTINE and self.origin in MAY_QUARANTINE
+
 
 class Code(StrEnum):
     """The stable codes of suspicions; what they mean stands in :data:`SUSPICIONS`."""
