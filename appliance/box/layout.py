@@ -220,6 +220,11 @@ class BoxLayout:
         return self.run / "names"
 
     @property
+    def names_found(self) -> Path:
+        """What the names stand for, for whoever fills the firewall's sets."""
+        return self.names_run / "found.json"
+
+    @property
     def hosts_file(self) -> Path:
         """What ``/etc/hosts`` leads to, by :attr:`hosts`."""
         return self.names_run / "hosts"

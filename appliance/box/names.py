@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m appliance.box.names``: keep the firewall's sets and the name table to what the site's names stand for.
+"""``python -m appliance.box.names``: look up what the site's names stand for, and write it down.
 
-Runs only where the site configuration names the hub, its proxy or its time servers without their addresses.
+Runs only where the site configuration names the hub, its proxy or its time servers without their addresses. It asks
+name servers and has no privilege: the firewall's sets are filled by :mod:`appliance.box.names_sets`, which believes it
+nothing but addresses.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from collections.abc import Callable
+import time
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from typing import Any
 import click
 import trio
 
-from appliance.boundary.errors import BsfgError
 from appliance.boundary.reasons import Reason
+from appliance.box.found import rendered
 from appliance.box.layout import BoxLayout
 from appliance.box.local import accepted
 from appliance.box.naming import NameBook
@@ -26,18 +28,19 @@ from appliance.box.options import layout_of, root_option, run_program
 from appliance.keys.files import PUBLIC, replace_file
 from appliance.node.documents import problem, write_status
 from appliance.site.config import Address, SiteConfig
-from appliance.site.egress import names_to_resolve, nft_script, nft_sets
+from appliance.site.egress import names_to_resolve
 from appliance.site.services import Resolved, hosts
-from appliance.watchdog.nft import Nftables
 
 NAME = "names"
 LOOKUP_S = 15.0
 SAY_EVERY_S = 4.0
+WRITE_EVERY_S = 300.0
+"""What was found is written down again, changed or not: the sets may have been emptied, or have missed it."""
 
 _log = logging.getLogger("appliance.box.names")
 
 
-@click.command(help="Look up what the names of the site configuration stand for, and let packets go there.")
+@click.command(help="Look up what the names of the site configuration stand for.")
 @root_option()
 def command(root: Path) -> None:
     """Run until told to end."""
@@ -46,24 +49,20 @@ def command(root: Path) -> None:
 
 async def _run(layout: BoxLayout) -> None:
     site = accepted(layout)
-    nftables = Nftables()
-
-    def fill(resolved: Resolved) -> None:
-        nftables.run(nft_script(nft_sets(site, resolved)))
-
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, nursery.cancel_scope)
-        await Naming(layout, site, fill).run()
+        await Naming(layout, site).run()
 
 
 class Naming:
-    """The loop. :param fill: fills the firewall's sets; blocking."""
+    """The loop."""
 
-    def __init__(self, layout: BoxLayout, site: SiteConfig, fill: Callable[[Resolved], None]) -> None:
-        self._layout, self._site, self._fill = layout, site, fill
+    def __init__(self, layout: BoxLayout, site: SiteConfig) -> None:
+        self._layout, self._site = layout, site
         self._book = NameBook(names_to_resolve(site))
-        self._filled: Resolved | None = None
-        self._problem: BsfgError | None = None
+        self._written: Resolved | None = None
+        self.written_at = -float("inf")
+        self._problem = ""
 
     async def run(self) -> None:
         """Run until cancelled; ends at once where there is no name to look up."""
@@ -71,12 +70,13 @@ class Naming:
             nursery.start_soon(self._keep_saying)
             while self._book.names:
                 for name in self._book.names:
-                    await self._look_up(name)
-                await trio.to_thread.run_sync(self._apply)
+                    await self.look_up(name)
+                await trio.to_thread.run_sync(self.write)
                 await trio.sleep(self._book.pause_s)
             nursery.cancel_scope.cancel()
 
-    async def _look_up(self, name: str) -> None:
+    async def look_up(self, name: str) -> None:
+        """Ask for one name, and remember the answer."""
         try:
             with trio.fail_after(LOOKUP_S):
                 answers = await trio.socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
@@ -86,21 +86,21 @@ class Naming:
         found: list[Address] = [ip_address(answer[4][0]) for answer in answers]
         self._book.found(name, found, trio.current_time())
 
-    def _apply(self) -> None:
-        """Only what changed: a set that is filled anew forgets nothing, but costs a transaction."""
-        resolved = self._book.resolved()
-        if resolved == self._filled:
+    def write(self) -> None:
+        """What changed, and now and then what did not: each time somebody else fills the firewall's sets."""
+        resolved, now = self._book.resolved(), time.monotonic()
+        if resolved == self._written and now - self.written_at < WRITE_EVERY_S:
             return
         try:
             replace_file(self._layout.hosts_file, hosts(self._site, resolved).encode(), PUBLIC)
-            self._fill(resolved)
-        except BsfgError as error:
-            self._problem = error
+            replace_file(self._layout.names_found, rendered(resolved), PUBLIC)
+        except OSError as error:
+            self._problem = str(error)
             _log.error("%s", error)
             return
-        self._problem, self._filled = None, resolved
-        for name, addresses in resolved.items():
+        for name, addresses in resolved.items() if resolved != self._written else ():
             _log.info("%s is %s", name, ", ".join(map(str, addresses)))
+        self._problem, self._written, self.written_at = "", resolved, now
 
     async def _keep_saying(self) -> None:
         while True:
@@ -109,8 +109,8 @@ class Naming:
 
     def _report(self) -> None:
         problems = [problem(Reason.LINK_DOWN, f"{name}: {why}", "names") for name, why in self._book.problems.items()]
-        if self._problem is not None:
-            problems.append(problem(self._problem.reason, self._problem.detail, "firewall"))
+        if self._problem:
+            problems.append(problem(Reason.BAD_ENVIRONMENT, self._problem, "names"))
         known: dict[str, Any] = {name: [str(at) for at in found] for name, found in self._book.resolved().items()}
         state = "known" if len(known) == len(self._book.names) else "looking"
         write_status(self._layout.status, NAME, {"state": state, "names": known, "problems": problems})

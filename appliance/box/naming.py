@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from appliance.box.found import EACH_AT_MOST, is_dialled
 from appliance.site.config import Address
 
 REMEMBERED_S: Final = 3600.0
-EACH_AT_MOST: Final = 16
-"""Addresses of one name; a resolver does not open the box to more."""
 AGAIN_S: Final = 300.0
 FAILED_AGAIN_S: Final = 10.0
 
@@ -31,7 +30,7 @@ class NameBook:
 
     def found(self, name: str, addresses: Iterable[Address], now: float) -> None:
         """A resolver answered. An answer without any address is a failure."""
-        usable = [address for address in addresses if _is_dialled(address)]
+        usable = [address for address in addresses if is_dialled(address)]
         if not usable:
             self.failed(name, "no address")
             return
@@ -58,8 +57,3 @@ class NameBook:
     def pause_s(self) -> float:
         """Until the next look."""
         return FAILED_AGAIN_S if self._failed else AGAIN_S
-
-
-def _is_dialled(address: Address) -> bool:
-    """Nobody's hub is this machine, everybody, or nobody; a resolver that says so is wrong or lies."""
-    return not (address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local)

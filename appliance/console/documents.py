@@ -26,8 +26,8 @@ MAX_BYTES: Final = 1 << 18
 MAX_DOCUMENTS: Final = 32
 MAX_ITEMS: Final = 64
 MAX_TEXT: Final = 400
-ONCE: Final = frozenset({"site"})
-"""Documents that are written once at boot, and do not age."""
+ONCE: Final = frozenset({"site", "local", "names-sets"})
+"""Documents of programs that run once and end: they do not age."""
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _LARGEST: Final = 1 << 62
 

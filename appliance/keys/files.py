@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,25 @@ def replace_file(path: Path, data: bytes, mode: int, group: int | None = None) -
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """A regular file of at most ``limit`` bytes, from whomever; it never waits, as it would for a pipe.
+
+    :raises OSError: as the operating system says; ``ELOOP``: it is a link. :raises ValueError: what it is instead.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("no regular file")
+        content = b""
+        while len(content) <= limit and (more := os.read(descriptor, limit + 1 - len(content))):
+            content += more
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise ValueError(f"more than {limit} bytes")
+    return content
 
 
 def sync_folder(folder: Path) -> None:

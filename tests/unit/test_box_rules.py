@@ -20,7 +20,8 @@ from appliance.box.enrolling import (
     WAITING_PAUSE_S,
     Standing,
 )
-from appliance.box.naming import AGAIN_S, EACH_AT_MOST, FAILED_AGAIN_S, REMEMBERED_S, NameBook
+from appliance.box.found import EACH_AT_MOST
+from appliance.box.naming import AGAIN_S, FAILED_AGAIN_S, REMEMBERED_S, NameBook
 from appliance.box.states import EnrolState
 from appliance.box.storage import DEAD_LETTER_BYTES, EPOCHS, MIB, share
 from appliance.factlog import streams

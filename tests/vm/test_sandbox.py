@@ -32,6 +32,7 @@ WRITES = {
     "bsfg-enrol.service": {"/var/lib/bsfg/pki", "/run/bsfg/status"},
     "bsfg-keeper.service": {"/var/lib/bsfg/keeper", "/var/lib/bsfg/pki", "/run/bsfg/session", "/run/bsfg/status"},
     "bsfg-local.service": {"/var/lib/bsfg/local", "/run/bsfg/config", "/run/bsfg/status"},
+    "bsfg-names-sets.service": {"/run/bsfg/status"},
     "bsfg-names.service": {"/run/bsfg/status"},
     "bsfg-site.service": {
         *("/run/bsfg/config", "/run/bsfg/status", "/run/systemd/network", "/var/lib/bsfg/site", "/var/lib/bsfg/pki"),
@@ -46,7 +47,7 @@ NETWORK = {
 }
 NETLINK = {
     *("bsfg-audit.service", "bsfg-firewall-device@.service", "bsfg-firewall-sets.service", "bsfg-firewall.service"),
-    *("bsfg-names.service", "bsfg-ports.service", "bsfg-watchdog.service"),
+    *("bsfg-names-sets.service", "bsfg-ports.service", "bsfg-watchdog.service"),
 }
 PRIVILEGES = {"net_admin": 1 << 12, "sys_module": 1 << 16, "chown": 1 << 0, "audit_control": 1 << 30}
 HOLDS = {
@@ -55,7 +56,7 @@ HOLDS = {
     "bsfg-firewall-sets.service": "net_admin",
     "bsfg-firewall.service": "net_admin",
     "bsfg-local.service": "chown",
-    "bsfg-names.service": "net_admin",
+    "bsfg-names-sets.service": "net_admin",
     "bsfg-site.service": "chown",
     "bsfg-usb.service": "sys_module",
     "bsfg-watchdog.service": "net_admin",

@@ -24,6 +24,7 @@ OURS: Final = (
     "bsfg-installer.service",
     "bsfg-keeper.service",
     "bsfg-local.service",
+    "bsfg-names-sets.service",
     "bsfg-names.service",
     "bsfg-ports.service",
     "bsfg-recovery.service",

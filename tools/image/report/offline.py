@@ -21,10 +21,6 @@ from tools.image.toolstree import ToolsTree
 PATH_FOLDERS: Final = ("/usr/bin/", "/usr/sbin/")
 EXPOSURE: Final = 1.2
 """The largest that ``systemd-analyze security`` may say of a unit of ours."""
-ABOVE: Final = {
-    "bsfg-names.service": "it asks name servers and fills the firewall's sets: network and CAP_NET_ADMIN in one service"
-}
-"""Units that are over it for now, with the reason."""
 _EXPOSURE: Final = re.compile(r"Overall exposure level for (\S+): ([0-9.]+)")
 _LARGEST: Final = 15
 
@@ -129,5 +125,5 @@ def parse_exposures(text: str) -> dict[str, float]:
 
 
 def too_exposed(found: Iterable[tuple[str, float]]) -> Sequence[str]:
-    """Units that are over the limit and not known to be."""
-    return [unit for unit, value in found if value > EXPOSURE and unit not in ABOVE]
+    """Units that are over the limit."""
+    return [unit for unit, value in found if value > EXPOSURE]

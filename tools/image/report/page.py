@@ -9,7 +9,7 @@ from typing import Final
 
 from tools.image.gates import MB
 from tools.image.hardening.data import Area, controls
-from tools.image.report.offline import ABOVE, EXPOSURE, Offline
+from tools.image.report.offline import EXPOSURE, Offline
 from tools.image.report.plain import ABOUT
 from tools.image.report.running import IDLE_S, Running
 
@@ -51,9 +51,6 @@ def _lines(figures: Figures) -> Iterator[str]:
     yield from _contents(figures.images[0])
     yield "## Sandboxes of our services\n"
     yield f"`systemd-analyze security --offline=true` on the unpacked root; the limit is {EXPOSURE}.\n"
-    for unit, why in ABOVE.items():
-        if figures.exposures.get(unit, 0) > EXPOSURE:
-            yield f"Over it for now: `{unit}`, because {why}.\n"
     yield from _table(("unit", "exposure"), ((f"`{unit}`", value) for unit, value in sorted(figures.exposures.items())))
     yield from _running(figures.running)
     yield "## Kernel hardening\n"
