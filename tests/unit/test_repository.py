@@ -200,6 +200,18 @@ def test_every_dependency_is_locked_once(root: Path) -> None:
     assert {re.split(r"[^a-z0-9-]", name, maxsplit=1)[0] for name in asked} <= set(locked)
 
 
+def test_the_product_brings_nothing_that_it_does_not_use(root: Path) -> None:
+    """What it depends on goes into each image; what only tests import belongs to the group ``dev``."""
+    modules_of = {"nats-py": "nats", "protobuf": "google.protobuf", "pyyaml": "yaml", "tpm2-pytss": "tpm2_pytss"}
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    names = [re.split(r"[^a-z0-9-]", each, maxsplit=1)[0] for each in project["dependencies"]]
+    wanted = {modules_of.get(name, name.replace("-", "_")) for name in names}
+    trees = [ast.parse(path.read_text("utf-8")) for path in (root / "appliance").rglob("*.py")]
+    used = {name for tree in trees for name in imported(tree, "appliance")}
+    assert [name for name in sorted(wanted) if not any(f"{each}.".startswith(f"{name}.") for each in used)] == []
+    assert "connectrpc" not in {name.split(".")[0] for name in used}
+
+
 def test_documented_make_targets_exist(root: Path) -> None:
     """Each ``make target`` that a page names can be typed."""
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text("utf-8"), re.MULTILINE))
