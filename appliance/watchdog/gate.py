@@ -58,6 +58,9 @@ class Verdict:
 MAX_AGE_S: Final[Mapping[str, float]] = {Proof.KEEPER: 30.0, Proof.AGENT: 30.0, Proof.BROKER: 60.0}
 """How long each proof is good for. Shorter than this, a restart does not cut the link."""
 
+NEVER: Final = "never seen"
+"""The detail of a proof that nobody has looked at yet."""
+
 KEEPER_SIGHTS: Final[Mapping[KeeperState, Sight]] = {
     KeeperState.READY: Sight.HOLDS,
     KeeperState.NOT_ENROLLED: Sight.HOLDS,
@@ -88,6 +91,11 @@ class Gate:
     def __post_init__(self) -> None:
         self._known = {proof: _Known() for proof in self.max_age_s}
 
+    def expect(self, max_age_s: Mapping[str, float]) -> None:
+        """Further proofs are needed from now on, each with how long it is good for."""
+        self.max_age_s = {**self.max_age_s, **max_age_s}
+        self._known |= {proof: _Known() for proof in max_age_s if proof not in self._known}
+
     def saw(self, finding: Finding, now: float) -> None:
         """Somebody looked. :raises KeyError: at something that no rule is about."""
         known = self._known[finding.proof]
@@ -110,5 +118,5 @@ class Gate:
         known = self._known[proof]
         if known.last is not None and known.last.sight is not Sight.HOLDS:
             return known.last
-        age = "never seen" if known.held_at is None else f"seen {now - known.held_at:.0f} s ago"
+        age = NEVER if known.held_at is None else f"seen {now - known.held_at:.0f} s ago"
         return Finding(proof, Sight.SILENT, "not_ready", age)
