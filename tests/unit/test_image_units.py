@@ -16,6 +16,7 @@ import pytest
 
 from appliance.box.layout import GROUP_NAME, STATUS_GROUP, TPM_DEVICE, BoxLayout, User
 from appliance.watchdog import __main__ as watchdog
+from tools.image.hardening.data import Area, controls
 
 EXTRA = Path(__file__).resolve().parent.parent.parent / "image/mkosi.extra"
 UNITS = EXTRA / "usr/lib/systemd/system"
@@ -129,11 +130,14 @@ def test_local_work_waits_for_no_key_no_network_and_no_time() -> None:
 
 
 def test_everything_of_ours_is_started() -> None:
-    """By the target, a path, or both; and the target names nothing that is not there."""
+    """By the target, a path, a device; and the target names nothing that is not there."""
     wanted = set(words(UNITS / "bsfg.target", "Wants"))
     installer = {"bsfg-installer.service"}
     assert installer < set(words(UNITS / "bsfg-installer.target", "Requires"))
-    by_path = {path.name.replace(".path", ".service") for path in own_units() if path.suffix == ".path"}
+    by_path = {f"{path.stem}.service" for path in own_units() if path.suffix in {".path", ".socket"}}
+    sockets = {path.name for path in own_units() if path.suffix == ".socket"}
+    devices = "".join(control.value for control in controls(Area.SYSTEM) if "udev" in control.extra["file"])
+    assert sockets == {f"{name}@.socket" for name in re.findall(r"(bsfg-\w+)@\$kernel\.socket", devices)}
     there = {path.name for path in own_units()} | ELSEWHERE
     assert wanted <= there
     services = {path.name for path in own_units() if path.suffix == ".service"}

@@ -19,6 +19,7 @@ ROTATING: Final = (
     "killed_under_load",
     "older_uki",
     "other_tpm",
+    "power_button",
     "recovery_key",
     "sandbox",
     "secure_boot_off",

@@ -27,6 +27,7 @@ OURS: Final = (
     "bsfg-names-sets.service",
     "bsfg-names.service",
     "bsfg-ports.service",
+    "bsfg-power@.service",
     "bsfg-recovery.service",
     "bsfg-site.service",
     "bsfg-trial.service",
