@@ -452,6 +452,10 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "start the box again; if it says so once more, write the image to the disk anew",
         exit=_E.NOT_READY,
     ),
+    _R.DISK_SMALL: _T(
+        "the disk is smaller than what the site configuration wants to keep; each category got its part",
+        "give the categories less (max_bytes in the site configuration), or the box a larger disk",
+    ),
     _R.BAD_PROFILE: _T("the box profile is not valid", "mend the named field; docs/firmware.md shows all of them"),
     _R.FIRMWARE_DIFFERS: _T(
         "the firmware is not set up as the profile of this box says",

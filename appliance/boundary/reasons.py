@@ -149,6 +149,7 @@ class Reason(StrEnum):
     IMAGE_UNSIGNED = "image_unsigned"
     DISK_REFUSED = "disk_refused"
     DISK_FAILED = "disk_failed"
+    DISK_SMALL = "disk_small"
     # the box
     FIREWALL_FAULT = "firewall_fault"
     # firmware

@@ -23,7 +23,7 @@ from appliance.box.options import choices, choices_options, layout_of, root_opti
 from appliance.box.storage import Storage
 from appliance.node.documents import problem, problem_of, write_status
 from appliance.site.document import SignedSite
-from appliance.site.ports import found_ports, missing_ports
+from appliance.site.ports import named_ports
 from appliance.site.store import SiteStore
 
 NAME = "site"
@@ -58,7 +58,6 @@ def run(layout: BoxLayout, applying: Applying) -> None:
         failed = UnavailableError(Reason.BAD_ENVIRONMENT, str(error))
         write_status(layout.status, NAME, {"state": "failed", "problems": [problem_of(failed, NAME)]})
         raise failed from error
-    problems += [problem(Reason.BAD_SITE, text, "interfaces") for text in missing_ports(signed.config, found_ports())]
     problems += _small(storage)
     say(layout, store, described(signed), problems)
     _log.info("site configuration version %d of %s is in force", signed.config.version, signed.config.zone)
@@ -103,6 +102,7 @@ def described(signed: SignedSite) -> dict[str, Any]:
         "hub": hub,
         "air_gapped": config.air_gapped,
         "show_addresses": config.console.show_addresses,
+        "ports": named_ports(config),
     }
 
 
@@ -132,8 +132,7 @@ def _small(storage: Storage) -> list[dict[str, str]]:
     if storage.part >= 1.0:
         return []
     text = f"the disk has room for {storage.part:.0%} of what the site gives its categories; each gets that part"
-    hint = "give the categories less (max_bytes in the site configuration), or the box a larger disk"
-    return [problem(Reason.BAD_ENVIRONMENT, text, "storage", hint)]
+    return [problem(Reason.DISK_SMALL, text, "storage")]
 
 
 if __name__ == "__main__":

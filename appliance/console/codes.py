@@ -84,6 +84,7 @@ class Sign(StrEnum):
     UPLINK_NO_CABLE = "uplink_no_cable"
     UPLINK_NO_ADDRESS = "uplink_no_address"
     UPLINK_NO_GATEWAY = "uplink_no_gateway"
+    PLANT_ABSENT = "plant_absent"
     PLANT_NO_CABLE = "plant_no_cable"
     LEASE_CLOSED = "lease_closed"
     LEASE_NOT_YET = "lease_not_yet"

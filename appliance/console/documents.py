@@ -27,7 +27,7 @@ MAX_DOCUMENTS: Final = 32
 MAX_ITEMS: Final = 64
 MAX_TEXT: Final = 400
 ONCE: Final = frozenset({"site", "local", "names-sets"})
-"""Documents of programs that run once and end: they do not age."""
+"""Documents that are written at boot and when something changes: they do not age."""
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _LARGEST: Final = 1 << 62
 
@@ -195,6 +195,8 @@ class Reader:
             return Document(name, DocState.DAMAGED, fault=neutral(_why(error), 80))
         if not isinstance(values, dict):
             return Document(name, DocState.DAMAGED, fault="no JSON object")
+        if not values:  # it has its owner since boot, and nobody has spoken yet
+            return Document(name)
         return self._judged(name, identity, Values(values))
 
     def _judged(self, name: str, identity: tuple[int, int, int], values: Values) -> Document:

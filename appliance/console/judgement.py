@@ -61,6 +61,8 @@ Finder = Callable[[Box], Iterator[Finding]]
 
 SILENT: Final = {Sign.AGENT_SILENT, Sign.KEEPER_SILENT, Sign.WATCHDOG_SILENT, Sign.SITE_SILENT}
 _BEGINNING: Final = {Sign.AGENT_STARTS, Sign.LEASE_NOT_YET}
+_NOT_NAMED: Final = {Sign.UPLINK_ABSENT, Sign.PLANT_ABSENT}
+"""The kernel finds ports one by one, and they have their names a little later."""
 NOT_ASKED: Final = "not asked yet"
 """What a keeper says of its TPM in its first moment (:mod:`appliance.keys.keeper.keeper`); it is no fault."""
 KEEPER_STATES: Final[dict[str, Reason]] = {
@@ -180,6 +182,22 @@ def _machine(box: Box) -> Iterator[Finding]:
         yield _finding(Sign.DISK_FULL if full else Sign.DISK_FILLS, f"{box.disk.used} %")
 
 
+def _ports(box: Box) -> Iterator[Finding]:
+    """Ports that the site configuration names: each is there, and only once."""
+    physical = [each for each in box.interfaces if each.physical]
+    if box.site.state != "accepted" or not box.interfaces:  # whoever sees none at all, sees nothing
+        return
+    there = ", ".join(" ".join(filter(None, (each.name, each.mac, each.driver))) for each in physical) or "none"
+    absent = {"uplink": Sign.UPLINK_ABSENT, "plant": Sign.PLANT_ABSENT}
+    for port in box.site.ports:
+        if not any(each.name == port.device for each in physical) and port.role in absent:
+            yield _finding(absent[port.role], f"no port has {port.by} {port.value}; there are: {there}")
+        several = [each.name for each in physical if port.by == "driver" and each.driver == port.value]
+        if len(several) > 1:
+            told = f"driver {port.value} is of several ports: {', '.join(several)}; name one by its mac"
+            yield _finding(Reason.BAD_SITE, told, box.site.document.name)
+
+
 def _network(box: Box) -> Iterator[Finding]:
     plant, uplink = box.role("plant"), box.role("uplink")
     if plant is not None and not plant.carrier:
@@ -198,7 +216,7 @@ def _network(box: Box) -> Iterator[Finding]:
 
 
 FINDERS: Final[tuple[Finder, ...]] = (
-    _told, _silent, _damaged, _keeper, _node, _watchdog, _site, _enrolment, _machine, _network,
+    _told, _silent, _damaged, _keeper, _node, _watchdog, _site, _enrolment, _machine, _ports, _network,
 )  # fmt: skip
 """Everything the page looks for. Where two find the same, what services told comes first."""
 
@@ -316,7 +334,7 @@ def judge(box: Box) -> Judgement:
     case = Case(box, find(box))
     overall = next(state for state, holds in RULES if holds(case))
     if overall in {Overall.NOT_CONFIGURED, Overall.STARTING}:  # silence is what is to be expected
-        case = replace(case, findings=tuple(f for f in case.findings if f.code not in SILENT | _BEGINNING))
+        case = replace(case, findings=tuple(f for f in case.findings if f.code not in SILENT | _BEGINNING | _NOT_NAMED))
     first = case.findings[0].since_unix_s if case.findings else None
     since = SINCE[overall](case) if overall in SINCE else first
     verdicts = {ability: able(case) for ability, able in ABLE.items()}

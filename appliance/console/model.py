@@ -28,6 +28,7 @@ class Site:
     """The site configuration in force.
 
     :param refused: a newer one that was not taken, and why.
+    :param ports: what it names.
     :param trial_ends_unix_s: until when a new one must have brought contact; ``None``: it is on no trial.
     """
 
@@ -40,6 +41,21 @@ class Site:
     show_addresses: bool = True
     refused: Told | None = None
     trial_ends_unix_s: float | None = None
+    ports: tuple[NamedPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPort:
+    """A network port that the site configuration names.
+
+    :param role: ``uplink`` or ``plant``. :param device: the name that it has when it is there.
+    :param by: ``mac``, ``name`` or ``driver``. :param value: which one.
+    """
+
+    role: str
+    device: str
+    by: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +171,10 @@ def site_view(document: Document) -> Site:
         values.truth("show_addresses") is not False,
         told,
         _seconds(values, "trial_ends_unix_ms"),
+        tuple(
+            NamedPort(each.text("role", 10), each.text("device", 15), each.text("by", 10), each.text("value", 40))
+            for each in values.items("ports")
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Final
 
-from appliance.console.documents import read_file
+from appliance.console.documents import neutral, read_file
 
 ROLES: Final = {"uplink0": "uplink", "plant0": "plant"}
 """The names that the site configuration gives to devices, as :class:`appliance.site.config.Role` has them."""
@@ -34,7 +34,9 @@ class Interface:
     """One network device.
 
     :param role: ``uplink``, ``plant`` or empty. :param carrier: whether there is a link; ``None``: switched off.
-    :param addresses: with prefix length, IPv4 first, without link-local ones. :param speed: Mbit/s, where known.
+    :param driver: of a physical port, where it is known.
+    :param addresses: with prefix length, IPv4 first, without link-local ones.
+    :param speed: Mbit/s, where known.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Interface:
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     physical: bool = True
+    driver: str = ""
 
 
 def interfaces(root: Path) -> tuple[Interface, ...]:
@@ -69,9 +72,17 @@ def interfaces(root: Path) -> tuple[Interface, ...]:
                 (*v4.get(name, ()), *v6.get(name, ())),
                 (*v4_gateways.get(name, ()), *v6_gateways.get(name, ())),
                 (folder / name / "device").exists(),
+                _driver(folder / name / "device/driver"),
             )
         )
     return tuple(sorted(found, key=lambda each: (list(ROLES).index(each.name) if each.role else len(ROLES), each.name)))
+
+
+def _driver(link: Path) -> str:
+    try:
+        return neutral(os.path.basename(os.readlink(link)), 30)
+    except OSError:
+        return ""
 
 
 def _ipv4(routes: Iterable[str], trie: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

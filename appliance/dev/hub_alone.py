@@ -132,10 +132,20 @@ class HubAlone:
 
     # -- what a box gets -----------------------------------------------------------------------------------------------
 
-    def site(self, zone: str, host: str, *, interfaces: str = INTERFACES, version: int = 1, extra: str = "") -> bytes:
+    def site(
+        self,
+        zone: str,
+        host: str,
+        *,
+        interfaces: str = INTERFACES,
+        version: int = 1,
+        extra: str = "",
+        category_bytes: int | None = None,
+    ) -> bytes:
         """A signed site configuration for a box that reaches this hub's link at ``host``.
 
         :param interfaces: TOML tables ``[interfaces.…]``. :param extra: further tables (``[plant]``, ``[time]``).
+        :param category_bytes: of each category's log on the box's disk; as much as in this environment if left out.
         :raises BadSiteError: ``bad_site``: what was given makes no valid document.
         """
         ports, environment = self.environment.ports, self.environment
@@ -156,7 +166,7 @@ class HubAlone:
             extra,
         ]
         for category, policy in environment.categories.items():
-            sizes = f"max_bytes = {policy.max_bytes}\nmax_age_s = {policy.max_age_s}\n"
+            sizes = f"max_bytes = {category_bytes or policy.max_bytes}\nmax_age_s = {policy.max_age_s}\n"
             lines.append(f'[categories.{category}]\nwhen_full = "{policy.when_full}"\n{sizes}')
         lines.append(f"[peers.{ENTERPRISE}]\nfetch = {names}\nappend = {names}\n")
         return sign_site("\n".join(lines).encode(), offline.operator(OPERATORS[0]), "site.toml")

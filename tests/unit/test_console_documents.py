@@ -47,10 +47,11 @@ def test_nothing_is_there(tmp_path: Path) -> None:
 
 
 def test_age(tmp_path: Path) -> None:
-    """Young, old, from the future, without a date; the site's document does not age."""
-    for name, ago in (("young", 9), ("old", 11), ("future", -11), ("site", 90_000)):
+    """Young, old, from the future, without a date, not written yet; what is written once does not age."""
+    for name, ago in (("young", 9), ("old", 11), ("future", -11), ("site", 90_000), ("local", 9_000)):
         tell(tmp_path, name, ago_s=ago)
-    put(tmp_path, f"{FOLDER}/undated.json", "{}")
+    put(tmp_path, f"{FOLDER}/undated.json", '{"schema": 1}')
+    put(tmp_path, f"{FOLDER}/empty.json", "{}")  # as tmpfiles.d makes it for its owner
     states = {name: document.state for name, document in read(tmp_path).items()}
     assert states == {
         "young": DocState.FRESH,
@@ -58,6 +59,8 @@ def test_age(tmp_path: Path) -> None:
         "future": DocState.STALE,
         "undated": DocState.STALE,
         "site": DocState.FRESH,
+        "local": DocState.FRESH,
+        "empty": DocState.MISSING,
     }
 
 

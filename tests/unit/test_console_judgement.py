@@ -234,6 +234,51 @@ def test_an_uplink_that_is_not_there(tmp_path: Path) -> None:
     assert look(tmp_path)[1].overall is Overall.NOT_CONFIGURED
 
 
+UPLINK = {"role": "uplink", "device": "uplink0", "by": "mac", "value": "02:00:5e:10:00:01"}
+PLANT = {"role": "plant", "device": "plant0", "by": "driver", "value": "igb"}
+
+
+def test_ports_that_the_site_names(tmp_path: Path) -> None:
+    """One that is not there is named beside those that are; a driver that two have is not good enough."""
+    healthy(tmp_path)
+    site(tmp_path, ports=[UPLINK, PLANT])
+    assert codes(tmp_path) == []
+    driver = tmp_path / "drivers/igb"
+    driver.mkdir(parents=True)
+    for name in ("uplink0", "plant0"):
+        (tmp_path / f"sys/class/net/{name}/device/driver").symlink_to(driver)
+    (finding,) = look(tmp_path)[1].findings
+    assert (finding.code, finding.detail) == (
+        Reason.BAD_SITE,
+        "driver igb is of several ports: uplink0, plant0; name one by its mac",
+    )
+    site(tmp_path, ports=[UPLINK, {**PLANT, "by": "mac", "device": "plant1", "value": "02:00:5e:10:00:09"}])
+    (finding,) = look(tmp_path)[1].findings
+    there = "uplink0 02:00:5e:10:00:01 igb, plant0 02:00:5e:10:00:02 igb"
+    assert finding.code == Sign.PLANT_ABSENT
+    assert finding.detail == f"no port has mac 02:00:5e:10:00:09; there are: {there}"
+    assert look(tmp_path)[1].overall is Overall.TROUBLE
+
+
+def test_while_it_starts_ports_may_come(tmp_path: Path) -> None:
+    """The kernel finds them one by one; a box that starts is in no trouble because of that."""
+    healthy(tmp_path)
+    site(tmp_path, ports=[{**UPLINK, "device": "uplink1"}])
+    (tmp_path / "run/bsfg/status/agent.json").unlink()
+    clock = FixedClock(up=20.0)
+    box = Looker(tmp_path, clock=clock).look()
+    assert (judge(box).overall, judge(box).findings) == (Overall.STARTING, ())
+
+
+def test_a_small_disk_is_a_note(tmp_path: Path) -> None:
+    """Buffers that were cut to fit hinder nobody now."""
+    healthy(tmp_path)
+    site(tmp_path, problems=[{"reason": "disk_small", "detail": "the disk has room for 12%"}])
+    judgement = look(tmp_path)[1]
+    assert (judgement.overall, codes(tmp_path)) == (Overall.WORKING, [Reason.DISK_SMALL])
+    assert judgement.findings[0].rank is Rank.NOTE
+
+
 @pytest.mark.parametrize(
     ("used", "sign"), [(84, None), (85, Sign.DISK_FILLS), (96, Sign.DISK_FILLS), (97, Sign.DISK_FULL)]
 )

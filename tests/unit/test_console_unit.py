@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.console.system import CREDENTIAL
+from tools.image import hardening
 
 UNITS = Path("image/mkosi.extra/usr/lib/systemd/system")
 
@@ -53,3 +54,32 @@ def test_both_terminals_have_it(root: Path) -> None:
     """With the rest of the appliance."""
     text = (root / UNITS / "bsfg.target.d/console.conf").read_text("utf-8")
     assert "Wants=bsfg-console@tty1.service bsfg-console@ttyS0.service" in text
+
+
+SHOWN = ("/sys/firmware/efi/efivars", "/sys/class/net", "/usr/lib/bsfg/image.json", "/run/bsfg/status", "/var")
+"""What the page reads outside of /proc."""
+
+
+def test_its_sandbox_lets_it_see_what_it_shows(root: Path, tmp_path: Path) -> None:
+    """Firmware variables, and the box's own network; without the latter a kernel shows no port at all.
+
+    It has no socket with which it could use that network.
+    """
+    hardening.render(tmp_path)
+    text = (tmp_path / "usr/lib/systemd/system/bsfg-console@.service.d/50-sandbox.conf").read_text("utf-8")
+    hidden: list[str] = []
+    families: list[str] = []
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        words = value.split()
+        if name == "InaccessiblePaths":
+            hidden = [*hidden, *words] if words else []
+        if name == "RestrictAddressFamilies":
+            families = [] if words == ["none"] else [*families, *words]
+    assert hidden, "some places are for nobody"
+    for path in SHOWN:
+        assert not [each for each in hidden if Path(path).is_relative_to(each.lstrip("-"))], path
+    assert "PrivateNetwork=yes" not in text
+    assert families == ["AF_UNIX"]
+    assert "IPAddressDeny=any" in text
+    assert "ProcSubset=all" in text

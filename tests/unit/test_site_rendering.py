@@ -14,7 +14,7 @@ from appliance.site.config import SiteConfig
 from appliance.site.describe import changes, flat, meaning
 from appliance.site.egress import SETS, Purpose, egress, ingress, names_to_resolve, nft_script, nft_sets
 from appliance.site.network import all_ports, base_device, network_files, port_device, uplink_ports
-from appliance.site.ports import FoundPort, found_ports, missing_ports
+from appliance.site.ports import named_ports
 from appliance.site.reading import read_site
 from appliance.site.services import chrony_conf, hosts, resolv_conf, site_authorities
 from tests import sites
@@ -266,37 +266,22 @@ def test_every_set_is_there_and_replaced_as_a_whole(name: str) -> None:
             assert {str(ip_address(e.split(" . ")[0]).version) for e in elements} <= {each[-1]}
 
 
-# -- ports that are there ----------------------------------------------------------------------------------------------
+# -- ports that are named ----------------------------------------------------------------------------------------------
 
 
-def test_ports_that_are_not_there_are_named() -> None:
-    """With what is there; and a driver that two ports have is not good enough."""
-    one = FoundPort("enp1s0", "00:00:5e:00:53:01", "igb")
-    two = FoundPort("enp2s0", "00:00:5e:00:53:02", "igb")
-    assert missing_ports(sites.config("two-nics"), [one, two]) == []
-    problem = "no port has mac 00:00:5e:00:53:02; there are: enp1s0 00:00:5e:00:53:01 igb"
-    assert missing_ports(sites.config("two-nics"), [one]) == [problem]
-    assert missing_ports(sites.config("air-gapped"), [one, two]) == [
-        "driver igb is of several ports: enp1s0, enp2s0; name one by its mac"
+def test_named_ports() -> None:
+    """Each once, with its role, the name that it gets, and how the site knows it."""
+    mac = "00:00:5e:00:53:0"
+    assert named_ports(sites.config("two-nics")) == [
+        {"role": "uplink", "device": "uplink0", "by": "mac", "value": f"{mac}1"},
+        {"role": "plant", "device": "plant0", "by": "mac", "value": f"{mac}2"},
     ]
-    assert missing_ports(sites.config("air-gapped"), []) == ["no port has driver igb; there are: none"]
-    assert missing_ports(sites.config("proxy"), [one]) == []
-    renamed = FoundPort("uplink0", "00:00:5e:00:53:01", "igb")
-    assert missing_ports(sites.config("proxy"), [renamed]) == []
-
-
-def test_ports_of_a_machine(tmp_path: Path) -> None:
-    """Those with a device behind them, from the files of the kernel."""
-    for name, driver in (("eth0", "virtio_net"), ("lo", "")):
-        folder = tmp_path / "net" / name
-        folder.mkdir(parents=True)
-        (folder / "address").write_text("00:00:5E:00:53:01\n")
-        if driver:
-            (folder / "device").mkdir()
-            (tmp_path / driver).mkdir()
-            (folder / "device/driver").symlink_to(tmp_path / driver)
-    assert found_ports(tmp_path / "net") == [FoundPort("eth0", "00:00:5e:00:53:01", "virtio_net")]
-    assert found_ports(tmp_path / "none") == []
+    assert [(each["role"], each["by"], each["value"]) for each in named_ports(sites.config("air-gapped"))] == [
+        ("plant", "driver", "igb")
+    ]
+    for name in sites.NAMES:
+        config = sites.config(name)
+        assert [each["device"] for each in named_ports(config)] == [port_device(config, p) for p in all_ports(config)]
 
 
 # -- what it means -----------------------------------------------------------------------------------------------------

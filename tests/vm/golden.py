@@ -22,7 +22,7 @@ from tools.vm.hub import BenchHub
 from tools.vm.images import WORK, Image, build_keys
 from tools.vm.journey import beside
 
-FORM: Final = 1
+FORM: Final = 2
 """Raised when golden states of before are of no use any more."""
 KEPT: Final = 2
 """How many golden states stay; each has a disk of some hundred MB."""
@@ -88,7 +88,9 @@ def _make(golden: Golden, image: Image) -> None:
         with beside(box, hub, "first", capture=golden.folder / "first.pcap") as journey:
             journey.to_ready()
             sent, came = journey.cross("first")
+            since = journey.machine.serial.position
             ports = journey.application.connects(PORTS_TRIED)
+            page = journey.page(since)
             journey.machine.power_off()
     report = {
         "seen": journey.seen,
@@ -96,6 +98,7 @@ def _make(golden: Golden, image: Image) -> None:
         "documents": journey.documents,
         "sent": sorted(sent),
         "came": sorted(came),
+        "page": page,
         "serial": journey.machine.serial.text,
         "open": sorted(port for port, what in ports.items() if what == "open"),
         "refused": sorted(port for port, what in ports.items() if what == "refused"),

@@ -18,7 +18,7 @@ from tests.vm.refusing import PROMPT
 from tools.vm import capture
 from tools.vm.application import ADDRESS, PORTS
 from tools.vm.images import Image
-from tools.vm.journey import FACTS, ORDERS
+from tools.vm.journey import FACTS, ORDERS, SECURE_BOOT, WORKING
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +74,19 @@ def test_root_is_verity_and_var_is_encrypted(seen: dict[str, Any]) -> None:
     assert seen["mounts"]["/var"][0] == "/dev/mapper/var"
     assert set(seen["pcrs"]["15"]) != {"0"}, "the volume key was measured"
     assert set(seen["pcrs"]["12"]) == set(seen["pcrs"]["13"]) == {"0"}, "nothing was added from outside"
+
+
+def test_the_status_page_tells_what_is_so(golden: Golden) -> None:
+    """On the serial line of a box that works: what the kernel and the firmware say, and nothing that is wrong."""
+    page = golden.report["page"]
+    assert re.search(WORKING, page)
+    assert re.search(SECURE_BOOT, page)
+    assert re.search(r"^ Uplink +link up, 10\.0\.2\.15/24 via 10\.0\.2\.2", page, re.MULTILINE)
+    assert re.search(rf"^ Plant +link up, {re.escape(ADDRESS)}/24", page, re.MULTILINE)
+    assert re.search(r"^ Works +local producers, local consumers, facts to hub, facts from hub$", page, re.MULTILINE)
+    assert not re.search(r"^ (Wrong|Note|Stopped|Unknown) ", page, re.MULTILINE), page
+    assert "boot entry appliance" in page
+    assert "stale" not in page
 
 
 def test_nothing_failed_and_nobody_is_asked(seen: dict[str, Any], golden: Golden) -> None:

@@ -57,6 +57,8 @@ LISTENER: Final = f"""\
 [plant]
 address = "{ADDRESS}"
 """
+CATEGORY_BYTES: Final = 64 * 1024**2
+"""Of each category on the box: the disks of these boxes have 4 GB."""
 _TABLE: Final = "table.toml"
 SITE_ON_ESP: Final = "bsfg/site.toml"
 VOUCHER_ON_ESP: Final = "bsfg/voucher.json"
@@ -148,7 +150,9 @@ class BenchHub:
         interfaces = UPLINK + (PLANT if plant else "")
         table = (self.secrets / _TABLE).read_text("utf-8")
         tables = f"{extra}\n{LISTENER}\n{table}" if plant else extra
-        return self.alone.site(ZONE, HUB_ADDRESS, interfaces=interfaces, version=version, extra=tables)
+        return self.alone.site(
+            ZONE, HUB_ADDRESS, interfaces=interfaces, version=version, extra=tables, category_bytes=CATEGORY_BYTES
+        )
 
     def flash(self, box: Box, *, plant: bool = True, voucher: bool = True) -> None:
         """Put the site configuration on the box's ESP, and a voucher for its TPM, as ``bsfg image flash`` does."""

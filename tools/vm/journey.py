@@ -26,6 +26,8 @@ TITLE: Final = r"BSFG appliance"
 """How the status page on the serial line begins."""
 WORKING: Final = r"WORKING, HUB REACHABLE"
 SECURE_BOOT: Final = r"Secure Boot on"
+PAGE: Final = r"BSFG appliance .*\n={60,}\n(?:.*\n){15,20}-{60,}\n.*\n.*machine [0-9a-f]{32}"
+"""A whole page, as it is sent at first and each half minute; between them, only lines that changed."""
 Say = Callable[[str], None]
 
 
@@ -109,6 +111,10 @@ class Journey:
         self._until(all_came, "facts of the hub reach the plant", 120)
         self._done("in")
         return ids, came
+
+    def page(self, since: int = 0) -> str:
+        """The first whole status page on the serial line behind a position. :raises AwaitedError: there is none."""
+        return self.machine.wait(PAGE, what="a whole status page on the serial line", seconds=60, since=since).text
 
     def _until(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
         deadline = time.monotonic() + pace.limit(seconds)

@@ -139,6 +139,10 @@ FINDINGS: Final[dict[str, FindingText]] = {
         "the uplink has no gateway",
         "Compare gateway and routes of the site configuration with the plant's network plan.",
     ),
+    Sign.PLANT_ABSENT: _F(
+        "the network port of the plant side is not there",
+        "Check that the network card is fitted; compare its MAC or port with the site configuration.",
+    ),
     Sign.PLANT_NO_CABLE: _F(
         "no link on the plant side", "Plug in the cable of the plant port. Check the lamp at both ends, and the switch."
     ),
@@ -286,6 +290,10 @@ FINDINGS: Final[dict[str, FindingText]] = {
     _R.FIREWALL_FAULT: _F(
         "the firewall of this box is not as it should be, and so nothing leaves it",
         "Start the box again. If it says so once more, call the operator.",
+    ),
+    _R.DISK_SMALL: _F(
+        "the disk is smaller than the buffers of the site configuration, which were cut to fit",
+        "Nothing now. Tell the operator: when the hub is away, this box is full sooner than planned.",
     ),
     _R.FIRMWARE_DIFFERS: _F(
         "the firmware is not set up as it should be",
