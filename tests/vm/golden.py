@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ FORM: Final = 2
 KEPT: Final = 2
 """How many golden states stay; each has a disk of some hundred MB."""
 REPORT: Final = "report.json"
+CONTROL: Final = "control.json"
+CONTROL_S: Final = 2 * 3600.0
+"""How long a control holds: a commit's tests are run in several sessions, one after another."""
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 PORTS_TRIED: Final = (*range(1, 1025), 4222, 4223, 6222, 7422, 8080, 8222, 8443)
 """What a scanner on the plant's network looks for; the two documented ports are among them."""
 
@@ -52,6 +57,25 @@ class Golden:
         """What was observed at the first boot."""
         found: dict[str, Any] = json.loads((self.folder / REPORT).read_text("utf-8"))
         return found
+
+    @property
+    def controlled(self) -> bool:
+        """Whether an unmodified copy has booted and spoken lately, on this machine since it was started."""
+        try:
+            noted = json.loads((self.folder / CONTROL).read_text("utf-8"))
+        except FileNotFoundError:
+            return False
+        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - noted["boottime_s"]
+        return bool(noted["boot"] == BOOT_ID.read_text("ascii").strip()) and 0 <= age_s < CONTROL_S
+
+    def note_control(self, speaking_s: float) -> None:
+        """An unmodified copy has booted, and spoke with its hub after so many seconds."""
+        values = {
+            "boot": BOOT_ID.read_text("ascii").strip(),
+            "boottime_s": time.clock_gettime(time.CLOCK_BOOTTIME),
+            "speaking_s": speaking_s,
+        }
+        (self.folder / CONTROL).write_text(json.dumps(values), "utf-8")
 
     def copy_hub(self, folder: Path) -> BenchHub:
         """A copy of its hub."""

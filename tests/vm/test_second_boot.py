@@ -28,3 +28,4 @@ def test_a_second_boot_is_like_the_first(bench: Bench) -> None:
     assert seen["failed_units"] == ""
     assert set(first["sent"]) | sent <= set(ids)
     assert len(ids) == len(set(ids))
+    bench.golden.note_control(journey.times["speaking"])
