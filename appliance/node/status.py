@@ -49,7 +49,10 @@ class BrokerStatus:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """One category of the zone's own facts; counts since the process started."""
+    """One category of the zone's own facts; counts since the process started.
+
+    :param head: digest of the chain at the last offset, in hex.
+    """
 
     category: str
     last_offset: int = 0
@@ -57,6 +60,7 @@ class StoreStatus:
     duplicate: int = 0
     conflict: int = 0
     invalid: int = 0
+    head: str = ""
 
 
 @dataclass(frozen=True, slots=True)

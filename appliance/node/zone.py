@@ -282,14 +282,15 @@ class ZoneRuntime:
         )
 
     def _store_status(self, category: Category) -> StoreStatus:
-        counts = self.intakes[category].counts
+        counts, end = self.intakes[category].counts, self.stores[category].end
         return StoreStatus(
             category,
-            self.stores[category].end.offset,
+            end.offset,
             counts[AppendOutcome.STORED],
             counts[AppendOutcome.DUPLICATE],
             counts[AppendOutcome.CONFLICT],
             counts[AppendOutcome.INVALID],
+            end.head.hex(),
         )
 
     def _write_status(self, document: StatusDocument) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, Self
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
+from appliance.watchdog.secrecy import clean
 from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName
 
 READING_BYTES: Final = 16 * 1024
@@ -109,7 +110,9 @@ def _seen(probe: ProbeName, values: Any) -> Seen:
 
 
 def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() and each.isascii() else "?" for each in text[:DETAIL_LENGTH])
+    """Short, printable, and without what looks like a secret; a text that is so already stays as it is."""
+    cut = "".join(each if each.isprintable() and each.isascii() else "?" for each in text[: 2 * DETAIL_LENGTH])
+    return clean(cut)[:DETAIL_LENGTH]
 
 
 def _text(value: Any, length: int = DETAIL_LENGTH) -> str:

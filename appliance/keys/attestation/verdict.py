@@ -91,7 +91,7 @@ def judge(expected: Expected, evidence: Evidence, nonce: bytes, at_ms: int) -> V
     quote = check_quote(expected.enrolled, nonce, evidence.quote, evidence.pcrs)
     seen = Seen(quote, at_ms)
     _check_newer(expected.before, quote)
-    log, log_findings = _explained(evidence)
+    log, log_findings = explained(evidence)
     image, image_findings = _image(expected, evidence.pcrs)
     findings = (
         *_since_enrolment(expected.enrolled, evidence.pcrs, log),
@@ -140,7 +140,7 @@ def _image(expected: Expected, pcrs: Mapping[int, bytes]) -> tuple[str, list[Fin
     return image.version, []
 
 
-def _explained(evidence: Evidence) -> tuple[FirmwareLog | None, list[Finding]]:
+def explained(evidence: Evidence) -> tuple[FirmwareLog | None, list[Finding]]:
     """Whether the logs lead to the quoted values; without logs there is nothing to lead anywhere."""
     if not evidence.firmware_log and not evidence.runtime_log:
         return None, []

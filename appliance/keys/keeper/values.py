@@ -2,7 +2,7 @@
 """Our values as JSON values and back, by the types that their dataclasses state. Pure.
 
 There is one form only: bytes are base64, whole numbers decimal text (JSON's are exact to 2^53 only), an absent value
-is null, and an object has exactly its dataclass's fields.
+is null, a tuple is a list, and an object has exactly its dataclass's fields.
 """
 
 from __future__ import annotations
@@ -36,13 +36,18 @@ def to_json(value: Any) -> Any:  # noqa: PLR0911 - one line per kind of value
             return str(value)
         case Mapping():
             return {str(key): to_json(each) for key, each in value.items()}
+        case tuple():
+            return [to_json(each) for each in value]
     if is_dataclass(value):
         return {each.name: to_json(getattr(value, each.name)) for each in fields(value)}
     raise TypeError(f"{type(value).__name__} does not travel")
 
 
 def from_json(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one line per kind of value
-    """A value of this type. :raises ValueError: it is none, or not in its one form."""
+    """A value of this type; tuples are of one kind (``tuple[Kind, ...]``).
+
+    :raises ValueError: it is none, or not in its one form.
+    """
     kind = getattr(kind, "__supertype__", kind)
     if get_origin(kind) in {Union, types.UnionType}:
         (inner,) = (each for each in get_args(kind) if each is not type(None))
@@ -53,6 +58,9 @@ def from_json(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one line per kin
         key_kind, value_kind = get_args(kind)
         _is(value, isinstance(value, dict))
         return {from_json(key_kind, key): from_json(value_kind, each) for key, each in value.items()}
+    if get_origin(kind) is tuple:
+        _is(value, isinstance(value, list))
+        return tuple(from_json(get_args(kind)[0], each) for each in value)
     if is_dataclass(kind):
         return _object(kind, value)
     if kind is float:
