@@ -6,6 +6,8 @@ Public, and all that a node with a keeper has::
     hub-ca.pem        the hub CA's certificate
     zones/<zone>.pem  the device CA certificates of each enrolled zone
     denied.json       device CA certificates that prove no connection any more
+    enrolled-box.json this box as it was enrolled: its keys and what they were born under
+    measurements.json what the images of the builder lead to, if the box was given that
 
 Private, with software keys alone::
 
@@ -45,6 +47,16 @@ class PkiFolder:
     def denied(self) -> Path:
         """The deny list; not there: nobody is denied."""
         return self.path / "denied.json"
+
+    @property
+    def enrolled_box(self) -> Path:
+        """This box at its enrolment (:class:`~appliance.keys.enrolled_box.EnrolledBox`); the keeper writes it."""
+        return self.path / "enrolled-box.json"
+
+    @property
+    def measurements(self) -> Path:
+        """Reference measurements; anybody may put them there, for they count by their signature alone."""
+        return self.path / "measurements.json"
 
     @property
     def boundary(self) -> Path:

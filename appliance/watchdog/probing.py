@@ -4,15 +4,18 @@
 A probe looks at one thing with the rights that this takes, and never decides. It says what it saw as a
 :class:`Reading`; what that means stands in :data:`~appliance.watchdog.suspicions.SUSPICIONS`. Probes that need rights
 to read run in the sensor's process (:mod:`appliance.watchdog.sensor`), which has no network; those that ask the keeper
-or the firewall run in the watchdog's own.
+(:class:`AsyncProbe`) or the firewall run in the watchdog's own.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, Self
+
+import trio
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
@@ -25,6 +28,10 @@ DETAIL_LENGTH: Final = 300
 SEEN: Final = 32
 """The most suspicions in one reading; what is beyond is left out, for one is enough."""
 FACTS: Final = 32
+PATIENCE_S: Final = 8.0
+"""How long whoever is asked may think; a reading counts for 10 s."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,34 @@ class Probe(Protocol):
     def close(self) -> None:
         """Give back what it holds."""
         ...
+
+
+class AsyncProbe(Protocol):
+    """Looks at one thing by asking another program, such as the keeper; one caller at a time.
+
+    :ivar name: whose it is. :ivar period_s: seconds between two looks.
+    """
+
+    name: ProbeName
+    period_s: float
+
+    async def look(self) -> Reading:
+        """What is seen now. Raises nothing but cancellation; whoever asks sets a deadline (:func:`asked`)."""
+        ...
+
+
+async def asked(probe: AsyncProbe, patience_s: float = PATIENCE_S) -> Reading:
+    """What such a probe sees; it is blind when it does not answer in time, and when it fails.
+
+    A defect of one probe must not end the watchdog: it closes the uplink as any blindness does.
+    """
+    with trio.move_on_after(patience_s):
+        try:
+            return await probe.look()
+        except Exception as error:  # noqa: BLE001 - see above
+            _log.exception("probe %s", probe.name)
+            return Reading(probe.name, blind=f"{type(error).__name__}: {error}")
+    return Reading(probe.name, blind=f"no answer within {patience_s:g} s")
 
 
 def _seen(probe: ProbeName, values: Any) -> Seen:

@@ -140,6 +140,7 @@ class Code(StrEnum):
     KEY_LATCHED = "key_latched"
     TPM_RESET = "tpm_reset"
     TPM_CLOCK_BACK = "tpm_clock_back"
+    TPM_CLOCK_AHEAD = "tpm_clock_ahead"
     CLOCK_IMPLAUSIBLE = "clock_implausible"
     PRODUCER_CONFLICT = "producer_conflict"
     STREAM_BROKEN = "stream_broken"
@@ -341,7 +342,15 @@ SUSPICIONS: Final[Mapping[Code, Suspicion]] = {
     _C.TPM_RESET: _S(
         _P.CLOCK, _O.TPM, _Q, "the TPM was reset while the box ran", _CALL, "none: a power cut resets both"
     ),
-    _C.TPM_CLOCK_BACK: _S(_P.CLOCK, _O.TPM, _Q, "the TPM's clock went back", _CALL),
+    _C.TPM_CLOCK_BACK: _S(_P.CLOCK, _O.TPM, _Q, "the TPM's clock went back, or stood still", _CALL),
+    _C.TPM_CLOCK_AHEAD: _S(
+        _P.CLOCK,
+        _O.TPM,
+        _R.NOTE,
+        "the TPM's clock ran ahead of the machine's",
+        "See whether somebody set it, or paused the machine.",
+        "a virtual machine that was paused",
+    ),
     _C.CLOCK_IMPLAUSIBLE: _S(
         _P.CLOCK,
         _O.SERVICE,

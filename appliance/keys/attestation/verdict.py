@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from appliance.boundary.errors import DeniedError
@@ -33,16 +34,32 @@ _BOUND: Final = {
 """The PCRs the boundary key is bound to, and what a difference to enrolment means."""
 _FIRMWARE: Final = {0: "firmware", 1: "firmware settings", 2: "option ROMs", 3: "option ROM settings", 6: "vendor data"}
 _FIRMWARE_PCRS: Final = range(7)
-_RATE: Final = 3
+RATE: Final = 3
 """A clock that is off by more than this factor is not the TPM's own oscillator any more (32.5 % are allowed)."""
-_SHORTEST_MS: Final = 30_000
+SHORTEST_MS: Final = 30_000
 """Over shorter times the journey of the evidence blurs the rate."""
+
+
+class Subject(StrEnum):
+    """What a finding is about."""
+
+    BOOT_STATE = "boot_state"
+    """The PCRs the boundary key is bound to, against enrolment."""
+    LATCH = "latch"
+    FIRMWARE = "firmware"
+    IMAGE = "image"
+    OLD_IMAGE = "old_image"
+    REFERENCE = "reference"
+    """What the image is compared with."""
+    LOG = "log"
+    CLOCK = "clock"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is not as expected. :param fatal: whether it fails the attestation."""
 
+    subject: Subject
     text: str
     fatal: bool = True
 
@@ -116,27 +133,30 @@ def _since_enrolment(
     for pcr, meaning in _BOUND.items():
         if pcr not in enrolled.pcrs or pcrs[pcr] != enrolled.pcrs[pcr]:
             off = pcr == 7 and log is not None and log.secure_boot() is False
-            yield Finding(f"PCR {pcr} differs from enrolment: {'Secure Boot is off' if off else meaning}")
+            yield Finding(
+                Subject.BOOT_STATE, f"PCR {pcr} differs from enrolment: {'Secure Boot is off' if off else meaning}"
+            )
     if pcrs[HELD_PCR] != enrolled.pcrs.get(HELD_PCR, _ZERO):
-        yield Finding(f"PCR {HELD_PCR} was extended: the box has gone into quarantine")
+        yield Finding(Subject.LATCH, f"PCR {HELD_PCR} was extended: the box has gone into quarantine")
     for pcr, part in _FIRMWARE.items():
         if pcr in enrolled.pcrs and pcrs[pcr] != enrolled.pcrs[pcr]:
-            yield Finding(f"PCR {pcr} differs from enrolment: {part} changed", fatal=False)
+            yield Finding(Subject.FIRMWARE, f"PCR {pcr} differs from enrolment: {part} changed", fatal=False)
 
 
 def _image(expected: Expected, pcrs: Mapping[int, bytes]) -> tuple[str, list[Finding]]:
     measurements = expected.measurements
     if measurements is None:
-        return "", [Finding("the hub has no reference measurements: the image was not compared", fatal=False)]
+        text = "the hub has no reference measurements: the image was not compared"
+        return "", [Finding(Subject.REFERENCE, text, fatal=False)]
     if not measurements.signed_by(expected.enrolled.image_key):
-        return "", [Finding("the hub's reference measurements are not of this box's image builder")]
+        text = "the hub's reference measurements are not of this box's image builder"
+        return "", [Finding(Subject.REFERENCE, text)]
     image = measurements.image_of(pcrs)
     if image is None:
-        return "", [Finding("PCR 4, 9 or 11 is that of no published image: something else was booted")]
+        return "", [Finding(Subject.IMAGE, "PCR 4, 9 or 11 is that of no published image: something else was booted")]
     if image.number < measurements.minimum:
-        return image.version, [
-            Finding(f"image {image.version} (number {image.number}) is older than allowed ({measurements.minimum})")
-        ]
+        text = f"image {image.version} (number {image.number}) is older than allowed ({measurements.minimum})"
+        return image.version, [Finding(Subject.OLD_IMAGE, text)]
     return image.version, []
 
 
@@ -148,9 +168,9 @@ def explained(evidence: Evidence) -> tuple[FirmwareLog | None, list[Finding]]:
         log = parse_firmware_log(evidence.firmware_log) if evidence.firmware_log else FirmwareLog(())
         replayed = replay_runtime_log(parse_runtime_log(evidence.runtime_log), log.replay())
     except DeniedError as error:
-        return None, [Finding(f"the logs cannot be read: {error.detail}")]
+        return None, [Finding(Subject.LOG, f"the logs cannot be read: {error.detail}")]
     return log, [
-        Finding(f"the logs do not lead to PCR {pcr}", fatal=pcr not in _FIRMWARE_PCRS)
+        Finding(Subject.LOG, f"the logs do not lead to PCR {pcr}", fatal=pcr not in _FIRMWARE_PCRS)
         for pcr, value in sorted(evidence.pcrs.items())
         if pcr != HELD_PCR and replayed.get(pcr, _ZERO) != value
     ]
@@ -161,20 +181,21 @@ def _clock(expected: Expected, seen: Seen) -> Iterator[Finding]:
     clock, before = seen.quote.clock, expected.before
     resets = before.quote.clock.reset_count if before is not None else expected.enrolled.reset_count
     if clock.reset_count < resets:
-        yield Finding("the TPM was cleared: it counts its resets anew")
+        yield Finding(Subject.CLOCK, "the TPM was cleared: it counts its resets anew")
     elif before is not None and clock.reset_count > resets:
         count = clock.reset_count - resets
-        yield Finding(f"the machine, or its TPM alone, was reset {count} times since it last attested", fatal=False)
+        text = f"the machine, or its TPM alone, was reset {count} times since it last attested"
+        yield Finding(Subject.CLOCK, text, fatal=False)
     elif before is not None:
         yield from _rate(before, seen)
     if before is not None and seen.quote.firmware != before.quote.firmware:
-        yield Finding("the TPM's firmware was changed", fatal=False)
+        yield Finding(Subject.FIRMWARE, "the TPM's firmware was changed", fatal=False)
 
 
 def _rate(before: Seen, seen: Seen) -> Iterator[Finding]:
     passed_ms, counted_ms = seen.at_ms - before.at_ms, seen.quote.clock.clock_ms - before.quote.clock.clock_ms
-    if passed_ms > _SHORTEST_MS and not passed_ms // _RATE <= counted_ms <= passed_ms * _RATE:
-        yield Finding(f"the TPM's clock counted {counted_ms} ms in {passed_ms} ms", fatal=False)
+    if passed_ms > SHORTEST_MS and not passed_ms // RATE <= counted_ms <= passed_ms * RATE:
+        yield Finding(Subject.CLOCK, f"the TPM's clock counted {counted_ms} ms in {passed_ms} ms", fatal=False)
 
 
 def refused(verdict: Verdict) -> DeniedError | None:

@@ -20,6 +20,7 @@ from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.keys.boundary_time import TpmClock
 from appliance.keys.certificates import Authority, Session, certificate_der, new_session
+from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.enrolment.birth import BirthPolicy
 from appliance.keys.enrolment.csr import request_builder
 from appliance.keys.enrolment.tpm_authority import certify_requested, open_tpm_authority
@@ -35,7 +36,7 @@ from appliance.keys.tpm.identity import BoundaryIdentity, load_p256, load_rsa
 from appliance.keys.tpm.image import ImageSignatures
 from appliance.keys.tpm.policy import COUNTER_INDEX, Operators
 from appliance.keys.tpm.provisioning import load_identity, provision, read_counter
-from appliance.keys.tpm.public import Attestation, Digest, sha256
+from appliance.keys.tpm.public import Attestation, Digest, p256_key, sha256
 from appliance.keys.tpm.rotation import commit
 from appliance.keys.tpm.sealing import Sealed, seal, unseal
 from appliance.keys.tpm.signer import BoundarySigner
@@ -218,6 +219,12 @@ class Box:
     def latch(self, evidence: Digest, after: int | None) -> Latched:
         """Lock the key. :param after: the counter when it was asked for; beyond that it counts no further."""
         return Latched(*self._key.latch(evidence, after))
+
+    def enrolled(self, zone: ZoneId) -> EnrolledBox:
+        """This box, as it is enrolled: its key with what that was born under, and its attestation key."""
+        with self._device.attestation_key() as (_, ak_public):
+            identity = self.identity
+            return EnrolledBox(zone, BirthPolicy.of(identity), identity.public, p256_key(ak_public))
 
     def describe(self) -> BoxDescription:
         """What is public of this box."""

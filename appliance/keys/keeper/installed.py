@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,9 +12,10 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from appliance.boundary.errors import BsfgError, DeniedError, UnavailableError
+from appliance.boundary.errors import BsfgError, DeniedError, RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
 from appliance.keys.certificates import certificate_der, certificate_pem, check_device_ca
+from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.files import PUBLIC, sync_folder, write_atomically
 from appliance.keys.folder import PkiFolder
 from appliance.keys.keeper.config import KeeperConfig
@@ -66,6 +68,24 @@ class DeviceCa:
         self._register(certificate)
         write_atomically(self._path, pem, PUBLIC)
         self.certificate, self.problem = certificate, None
+
+    def remember(self, boundary_public: bytes, make: Callable[[], EnrolledBox]) -> None:
+        """Write down what this box is enrolled as, unless it is known; the watchdog measures the box by it.
+
+        :param make: asks the TPM. A disk that is full hinders nothing.
+        """
+        if self.certificate is None or self._remembers(boundary_public):
+            return
+        try:
+            write_atomically(self._folder.enrolled_box, make().render(), PUBLIC)
+        except OSError as error:
+            _log.error("that this box is enrolled cannot be written down: %s", error)
+
+    def _remembers(self, boundary_public: bytes) -> bool:
+        try:
+            return EnrolledBox.parse(self._folder.enrolled_box.read_bytes()).boundary_public == boundary_public
+        except (OSError, RefusedError):
+            return False
 
     def prepare(self, der: bytes, key: ec.EllipticCurvePublicKey) -> None:
         """Take the certificate of a key that is to take over, durably; :meth:`load` uses it once that key is in use.

@@ -211,7 +211,11 @@ class Keeper:
 
         box = Box.open(self._config, count)
         self._device_ca.load(box.identity.public_key)
+        self._remember(box)
         return box
+
+    def _remember(self, box: Box) -> None:
+        self._device_ca.remember(box.identity.public, lambda: box.enrolled(self._config.zone))
 
     async def _tpm(self, job: Callable[[Box], T], *, makes_keys: bool = False) -> T:
         """Run a job with the TPM; what it meets shows in the state."""
@@ -324,6 +328,7 @@ class Keeper:
         """As the port says."""
         key = await self._tpm(lambda box: box.identity.public_key)
         await trio.to_thread.run_sync(self._device_ca.install, device_ca, key)
+        await self._tpm(self._remember)
         await trio.to_thread.run_sync(self._clock.forget_floor)
         self._desk.end()  # of the former certificate
         await self.tick()
@@ -342,6 +347,7 @@ class Keeper:
         self._device_ca.prepare(device_ca, key)
         await self._tpm(lambda box: box.succeed())
         self._device_ca.load(key)
+        await self._tpm(self._remember)
         self._desk.end()  # of the former key
         await self._look()
         await self.tick()

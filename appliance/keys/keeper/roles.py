@@ -84,7 +84,9 @@ GRANTS: Final[Mapping[Role, Grant]] = {
         secrets=True,
     ),
     Role.CONTROL: Grant(frozenset({_O.STATUS}), frozenset({"control"}), secrets=True),
-    Role.WATCHDOG: Grant(_EVIDENCE | {_O.STATUS, _O.LATCH}, statements=frozenset({"evidence"}), secrets=True),
+    Role.WATCHDOG: Grant(
+        _EVIDENCE | {_O.STATUS, _O.LATCH, _O.DESCRIBE}, statements=frozenset({"evidence"}), secrets=True
+    ),
     Role.ADMINISTRATOR: Grant(
         _TIME
         | _EVIDENCE
