@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What leaves a box, seen from outside: every frame at the far end of the uplink, with the kernel's own times.
+
+A box of network namespaces (:mod:`tests.firewalled`) has a real cable (veth); a :class:`Tap` stands at its far end, in
+the hub's namespace, and :func:`talking` keeps everything busy that may leave a healthy box: the agent's connection, its
+early traffic (address requests, neighbours), and what root itself tries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tests.firewalled import AGENT, HUB4, NETWORKD, ROOT, RPC_PORT, Space
+
+T = TypeVar("T")
+_ALL_FRAMES: Final = 0x0003
+_SO_TIMESTAMPNS: Final = 35
+_CLONE_NEWNET: Final = 0x40000000
+
+TALKER: Final = r"""
+import json, random, select, socket, sys, time
+
+def agent(host, port, pause_s):
+    # The agent's connection: a little each moment, opened anew as soon as it may be.
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=0.2) as link:
+                link.settimeout(0.5)
+                while True:
+                    link.sendall(b"x" * 64)
+                    time.sleep(pause_s)
+        except OSError:
+            time.sleep(pause_s)
+
+def addresses(device, pause_s):
+    # What networkd sends to get an address: a broadcast frame with no route.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as link:
+        link.bind((device, 0))
+        udp = bytes.fromhex("00440043") + (8 + 240).to_bytes(2, "big") + b"\0\0" + b"\1" * 240
+        ip = bytearray.fromhex("45000000000100004011") + b"\0\0" + b"\0" * 4 + b"\xff" * 4
+        ip[2:4] = (20 + len(udp)).to_bytes(2, "big")
+        total = sum(int.from_bytes(ip[each:each + 2], "big") for each in range(0, 20, 2))
+        while total >> 16:
+            total = (total & 0xFFFF) + (total >> 16)
+        ip[10:12] = (~total & 0xFFFF).to_bytes(2, "big")
+        frame = b"\xff" * 6 + b"\x02\0\0\0\0\1" + b"\x08\0" + bytes(ip) + udp
+        while True:
+            try:
+                link.send(frame)
+            except OSError:
+                pass
+            time.sleep(pause_s)
+
+def neighbours(device, host, pause_s):
+    # ARP for the gateway, as networkd may ask it.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as link:
+        link.bind((device, 0))
+        mine = link.getsockname()[4]
+        frame = b"\xff" * 6 + mine + bytes.fromhex("08060001080006040001") + mine + b"\0" * 4 + b"\0" * 6
+        frame += socket.inet_aton(host)
+        while True:
+            try:
+                link.send(frame)
+            except OSError:
+                pass
+            time.sleep(pause_s)
+
+globals()[sys.argv[1]](*json.loads(sys.argv[2]))
+"""
+"""What each sender of a box does for as long as it runs; a program of its own, so that it has a user of its own."""
+
+
+def within(space: Space, work: Callable[[], T]) -> T:
+    """Do something in a thread that stands in a namespace; a socket that is made there stays there."""
+    results: list[T] = []
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with open(f"/run/netns/{space.name}", "rb") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            results.append(work())
+        except BaseException as problem:  # noqa: BLE001 - handed to the caller
+            problems.append(problem)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if problems:
+        raise problems[0]
+    return results[0]
+
+
+class Tap:
+    """Listens at the far end of a cable. Times are Unix seconds, stamped by the kernel when a frame came in."""
+
+    def __init__(self, space: Space, device: str) -> None:
+        self._socket = within(space, lambda: _tap(device))
+
+    def frames(self) -> list[tuple[float, bytes]]:
+        """Every frame since the last call, oldest first: when, and its first 64 bytes."""
+        found: list[tuple[float, bytes]] = []
+        while True:
+            try:
+                data, extra, _, address = self._socket.recvmsg(64, 128)
+            except BlockingIOError:
+                return found
+            if address[2] == socket.PACKET_OUTGOING:
+                continue
+            stamps = [value for level, kind, value in extra if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS)]
+            seconds, nanoseconds = struct.unpack("ll", stamps[0][:16])
+            found.append((seconds + nanoseconds / 1e9, data))
+
+    def missed(self) -> int:
+        """How many frames the kernel could not keep for us since the last call; any makes a count worthless."""
+        statistics = self._socket.getsockopt(263, 6, 8)  # SOL_PACKET, PACKET_STATISTICS: seen, dropped
+        return int(struct.unpack("II", statistics)[1])
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+
+@contextmanager
+def tapped(space: Space, device: str = "wan") -> Iterator[Tap]:
+    """A tap for a while."""
+    tap = Tap(space, device)
+    try:
+        yield tap
+    finally:
+        tap.close()
+
+
+@contextmanager
+def talking(box: Space, *, pause_s: float = 0.002, device: str = "uplink0") -> Iterator[None]:
+    """Everything that may leave a healthy box goes on, and root tries too. The hub must answer on its RPC port."""
+    senders = (
+        (AGENT, "", "agent", [HUB4, RPC_PORT, pause_s]),
+        (NETWORKD, "net_raw", "addresses", [device, 0.25]),
+        (NETWORKD, "net_raw", "neighbours", [device, HUB4, 0.05]),
+        (ROOT, "", "addresses", [device, 0.25]),
+    )
+    with ExitStack() as stack:
+        for user, privileges, what, values in senders:
+            stack.enter_context(_sender(box, user, privileges, what, values))
+        yield
+
+
+@contextmanager
+def _sender(box: Space, user: int, privileges: str, what: str, values: list[object]) -> Iterator[None]:
+    python = os.path.realpath(sys.executable)
+    command = box.within(Path(python), "-I", "-c", TALKER, what, json.dumps(values), user=user, privileges=privileges)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def _tap(device: str) -> socket.socket:
+    tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL_FRAMES))
+    tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * 1024 * 1024)
+    tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    tap.bind((device, _ALL_FRAMES))
+    tap.setblocking(False)
+    return tap
