@@ -28,7 +28,7 @@ PATTERNS: Final[dict[str, str]] = {
     "password in an address": r"\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@\"']*:[^\s/@\"']+@",
     "authorization": r"\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}",
     "recovery key": r"\b(?:[cbdefghijklnrtuv]{8}-){7}[cbdefghijklnrtuv]{8}\b",
-    "named secret": rf"(?:\b|_)(?:{_NAMES})[\"']?\s*[:=]\s*[\"']?(?!\[withheld)[^\s\"',;]{{3,}}",
+    "named secret": rf"(?:\b|_)(?:{_NAMES})[\\\"']*\s*[:=]\s*[\\\"']*(?!\[withheld)[^\s\\\"',;]{{3,}}",
     "fact": r"\"?object_json\\?\"?\s*[:=].*|\\?\"envelope\\?\"\s*:.*",
 }
 """What is looked for, by kind, in text; case counts in none of them but those whose letters do (Python's ``re``)."""

@@ -24,10 +24,10 @@ from appliance.watchdog.secrecy import clean_foreign
 
 PROGRAM: Final = "/usr/bin/journalctl"
 WINDOW: Final = "-30min"
-ENTRIES: Final = 3000
-OUTPUT_BYTES: Final = 8 * 1024 * 1024
+ENTRIES: Final = 1500
+OUTPUT_BYTES: Final = 6 * 1024 * 1024
 """More is not read; journalctl gives the newest entries first here."""
-KEPT_BYTES: Final = 1024 * 1024
+KEPT_BYTES: Final = 512 * 1024
 """So much text goes into a bundle."""
 TEXT_LENGTH: Final = 400
 _FIELDS: Final = "MESSAGE,PRIORITY,_SYSTEMD_UNIT,_TRANSPORT,SYSLOG_IDENTIFIER,_PID"
@@ -104,7 +104,7 @@ def _line(raw: bytes) -> tuple[JournalLine | None, bool]:
         unit, text = _unit(values), values.get("MESSAGE")
         if unit is None or not isinstance(text, str):
             return None, False
-        printable = "".join(each if each.isprintable() else "?" for each in text[: 4 * TEXT_LENGTH])
+        printable = "".join(each if each.isprintable() else "?" for each in text[: 2 * TEXT_LENGTH])
         cleaned = clean_foreign(printable)
         at, priority = int(values["__REALTIME_TIMESTAMP"]), int(values.get("PRIORITY", 6))
         return JournalLine(at, unit, min(max(priority, 0), 7), cleaned[:TEXT_LENGTH]), cleaned != printable

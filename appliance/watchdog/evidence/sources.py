@@ -23,6 +23,7 @@ from appliance.watchdog.evidence.bundle import Counted, LogHead
 from appliance.watchdog.evidence.journal import Window, read_journal
 from appliance.watchdog.nft import Nftables
 from appliance.watchdog.probing import Reading
+from appliance.watchdog.secrecy import clean_foreign
 
 FILE_BYTES: Final = 1024 * 1024
 """No file that is looked at has more."""
@@ -171,7 +172,7 @@ def read_image(places: Places) -> dict[str, str]:
     for line in _read(places.os_release).decode(errors="replace").splitlines():
         name, _, value = line.partition("=")
         value = value.strip("\"'")
-        if name in _RELEASE and _WORD.fullmatch(value):
+        if name in _RELEASE and _WORD.fullmatch(value) and clean_foreign(value) == value:
             found[name.lower()] = value
     return found | dict(_ROOT_HASH.findall(_read(places.command_line).decode(errors="replace")))
 
