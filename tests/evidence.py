@@ -25,8 +25,8 @@ from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.case import Case, Moment, open_case
 from appliance.watchdog.suspicions import Code, ProbeName
 from tests.boxes import SimulatedBox
-from tests.keepers import PLANT, Site, running_keeper
-from tests.tpm import software_tpm
+from tests.keepers import PLANT, KeeperProcess, Site, running_keeper
+from tests.tpm import SoftwareTpm, software_tpm
 
 BOOT_ID = "0123456789abcdef" * 2
 WALL_MS = 1_795_000_000_000
@@ -71,6 +71,14 @@ class Quarantined:
     latched: Latched
     bundle: bytes
     seal: bytes
+    tpm: SoftwareTpm
+    process: KeeperProcess
+
+    def reboot(self) -> None:
+        """Start the machine anew: the TPM is reset, its counters stay."""
+        self.process.stop()
+        self.tpm.reset()
+        self.process.start()
 
     def again(self, case: Case | None = None, sources: Sources | None = None, **place: object) -> tuple[bytes, bytes]:
         """Other evidence of this box, as it is now."""
@@ -96,9 +104,9 @@ def quarantined(folder: Path, zone: ZoneId = PLANT) -> Iterator[Quarantined]:
     """One that ends with the block."""
     with software_tpm(folder / "tpm") as tpm:
         site = Site(folder / "site", tpm.tcti, zone)
-        with running_keeper(site):
+        with running_keeper(site) as process:
             box, case, latched, bundle, seal = trio.run(_quarantine, site, zone)
-            yield Quarantined(site.client, site, box, case, latched, bundle.render(), seal.render())
+            yield Quarantined(site.client, site, box, case, latched, bundle.render(), seal.render(), tpm, process)
 
 
 @dataclass

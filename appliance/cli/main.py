@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "demo": ("appliance.cli.demo", "Watch facts cross between two zones, on this machine."),
     "dev": ("appliance.cli.dev", "Run a two-zone environment on this machine."),
     "enrol": ("appliance.cli.enrol", "Make this box a zone of a hub."),
+    "evidence": ("appliance.cli.evidence", "Read and check what a quarantined box has to show."),
     "fact": ("appliance.cli.fact", "Append facts to a zone, and read the facts a zone has."),
     "firmware": ("appliance.cli.firmware", "Make Secure Boot keys; check the firmware of a box."),
     "hub": ("appliance.cli.hub", "Decide which boxes are which zones."),
