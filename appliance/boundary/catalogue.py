@@ -192,6 +192,18 @@ CATALOGUE: dict[Reason, ReasonText] = {
         _C.PERMISSION_DENIED,
         _E.DENIED,
     ),
+    _R.NOT_QUARANTINED: _T(
+        "the box is not in quarantine, so there is nothing to release",
+        "run 'bsfg quarantine status'; a released box waits for a restart",
+        _C.FAILED_PRECONDITION,
+        _E.USAGE,
+    ),
+    _R.WATCHDOG_UNAVAILABLE: _T(
+        "the watchdog does not answer",
+        "nothing leaves the box without it; it is started again by itself, else restart the box",
+        _C.UNAVAILABLE,
+        _E.NOT_READY,
+    ),
     _R.BAD_EVIDENCE: _T(
         "the box's evidence is not certified by the attestation key it was enrolled with, or differs from enrolment",
         "do not sign a release before this is explained",

@@ -93,6 +93,8 @@ class Reason(StrEnum):
     BAD_KEY = "bad_key"
     BAD_POLICY = "bad_policy"
     BAD_RELEASE = "bad_release"
+    NOT_QUARANTINED = "not_quarantined"
+    WATCHDOG_UNAVAILABLE = "watchdog_unavailable"
     BAD_EVIDENCE = "bad_evidence"
     IMAGE_NOT_SIGNED = "image_not_signed"
     KEY_LATCHED = "key_latched"

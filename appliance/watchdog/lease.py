@@ -58,7 +58,7 @@ class Blackout(Protocol):
     def dark(self, why: str) -> None:
         """Let nothing out any more, now, and end the lease; also when it is dark already, and where no firewall is.
 
-        :param why: the code of the suspicion, which stays beside it; of the first one that was given.
+        :param why: the code of the suspicion, which stays beside it; of the last call.
         :raises UnavailableError: ``firewall_fault``: the kernel refuses, whatever was tried.
         """
         ...
@@ -83,6 +83,8 @@ class Permit:
     """The main loop's word that the box may speak; it wears off. Any thread may read it."""
 
     _until: float = -float("inf")
+    forbidden: str | None = None
+    """Why it may never more, in this process: the uplink must be dark."""
 
     def give(self, now: float) -> None:
         """It may, for :data:`PERMIT_S` from now (monotonic clock)."""
@@ -94,14 +96,23 @@ class Permit:
 
     def holds(self, now: float) -> bool:
         """Whether it may speak now."""
-        return now < self._until
+        return now < self._until and self.forbidden is None
+
+    def forbid(self, why: str | None) -> None:
+        """It may not, and not even what needs no permit may leave. :param why: a code; ``None``: that is over."""
+        self._until, self.forbidden = -float("inf"), why
 
 
 @dataclass(slots=True)
 class Renewal:
-    """The thread that renews the lease while there is a permit, and closes it when there is none."""
+    """The thread that renews the lease while there is a permit, and closes it when there is none.
+
+    :param blackout: for this thread alone.
+    """
 
     lease: EgressLease
+    blackout: Blackout | None = None
+    """Where the uplink must be dark this is seen to each round, for somebody may have loaded the firewall anew."""
     permit: Permit = field(default_factory=Permit)
     every_s: float = RENEW_EVERY_S
     problem: str = ""
@@ -147,7 +158,10 @@ class Renewal:
         """Once: renew or close. :param may_speak: ``False``: close, whatever the permit says."""
         wanted = may_speak and self.permit.holds(time.monotonic())
         try:
-            (self.lease.renew if wanted else self.lease.close)()
+            if self.permit.forbidden is not None and self.blackout is not None:
+                self.blackout.dark(self.permit.forbidden)
+            else:
+                (self.lease.renew if wanted else self.lease.close)()
             problem = ""
         except BsfgError as error:
             problem = f"{error.reason}: {error.detail}"

@@ -8,10 +8,15 @@ that frames of the uplink leave by has its chain, and without it there is no lea
 libnftables runs in this process: a renewal takes 0.2 ms and no memory, where a process of ``nft`` for each took 17 ms.
 All commands of one call are one transaction of the kernel, so the element is replaced with no moment in between. Adding
 what is there already would not make it last longer; so it is added (for it may be gone), removed and added.
+
+In quarantine the uplink stands in the sets ``dark`` of both tables, which they ask before anything else, with the code
+of the suspicion as the element's comment. A firewall that is not whole may have lost these sets, and may be the very
+reason for the quarantine; then a wall of our own is built beside it, which lets nothing out on the uplink.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 import socket
@@ -27,6 +32,14 @@ UPLINK: Final = "uplink0"
 CARRIERS: Final = re.compile(r"uplink-bond|port[0-7]")
 """Devices that may be below the uplink, by the names that the site configuration gives them: bonds, ports of VLANs."""
 JUDGING_TABLE: Final = "netdev bsfg"
+DARK: Final = "dark"
+"""The set of that name in both tables of the firewall."""
+DARK_TABLES: Final = ("inet bsfg", JUDGING_TABLE)
+WALL_TABLES: Final = ("inet bsfg-dark", "netdev bsfg-dark")
+"""What is built where those are missing; asked long before the firewall (priority filter is 0)."""
+_BEFORE_ALL: Final = -500
+_WHY: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_COMMENT: Final = re.compile(r'comment "([a-z0-9_]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,10 @@ class Nftables:
 
 
 class NftLease:
-    """An :class:`~appliance.watchdog.lease.EgressLease` on the box's firewall."""
+    """The box's firewall, for one thread.
+
+    An :class:`~appliance.watchdog.lease.EgressLease` and a :class:`~appliance.watchdog.lease.Blackout`.
+    """
 
     def __init__(self, place: LeaseSet | None = None) -> None:
         self._place = place or LeaseSet()
@@ -97,6 +113,61 @@ class NftLease:
     def close(self) -> None:
         """As the port says."""
         self._run(self._added, self._deleted)
+
+    def dark(self, why: str) -> None:
+        """As the port says. With a whole firewall it is one transaction."""
+        if not _WHY.fullmatch(why):
+            raise ValueError("not a code")
+        element = f'{self._place.element} comment "{why}"'
+        anew = (("add", element), ("delete", self._place.element), ("add", element))  # or an old comment would stay
+        darkened = [f"{verb} element {table} {DARK} {{ {it} }}" for table in DARK_TABLES for verb, it in anew]
+        try:
+            self._run(self._added, self._deleted, *darkened)
+        except UnavailableError as error:
+            if error.reason is not Reason.FIREWALL_FAULT:
+                raise
+            self._build_wall(why)
+            for commands in (darkened[:3], darkened[3:], (self._added, self._deleted)):
+                with contextlib.suppress(UnavailableError):
+                    self._run(*commands)
+
+    def darkened(self) -> str | None:
+        """As the port says."""
+        try:
+            return _why(self._run(f"list table {WALL_TABLES[0]}"))
+        except UnavailableError as error:
+            if error.reason is not Reason.FIREWALL_FAULT:
+                raise
+        for table in DARK_TABLES:
+            listed = self._run(f"list set {table} {DARK}")
+            if "elements" in listed:
+                return _why(listed)
+        return None
+
+    def light(self) -> None:
+        """As the port says."""
+        walls = [f"{verb} table {table}" for table in WALL_TABLES for verb in ("add", "delete")]
+        sets = [f"flush set {table} {DARK}" for table in DARK_TABLES]
+        self._run(self._added, self._deleted, *walls, *sets)
+
+    def _build_wall(self, why: str) -> None:
+        """Drop whatever leaves on the uplink, and frames where its device is there.
+
+        :raises UnavailableError: ``firewall_fault``.
+        """
+        inet, netdev = WALL_TABLES
+        anew = [f"{verb} table {table}" for table in WALL_TABLES for verb in ("add", "delete", "add")]
+        packets = (
+            f"add chain {inet} out {{ type filter hook output priority {_BEFORE_ALL}; policy accept; }}",
+            f'add rule {inet} out oifname "{UPLINK}" drop comment "{why}"',
+        )
+        hook = f'type filter hook egress device "{UPLINK}" priority {_BEFORE_ALL}; policy drop;'
+        try:
+            self._run(*anew, *packets, f"add chain {netdev} out {{ {hook} }}")
+        except UnavailableError as error:
+            if error.reason is not Reason.FIREWALL_FAULT:
+                raise
+            self._run(*anew, *packets)
 
     def unjudged(self) -> list[str]:
         """Devices of the uplink without the chain that judges their frames, now; the uplink itself if it is not there.
@@ -129,6 +200,12 @@ class NftLease:
         if self._nftables is None:
             self._nftables = Nftables()
         return self._nftables.run(*commands)
+
+
+def _why(listed: str) -> str:
+    """The comment in what nftables lists; empty: none, or none of ours."""
+    found = _COMMENT.search(listed)
+    return found[1] if found else ""
 
 
 def _judged(device: str) -> re.Pattern[str]:

@@ -147,6 +147,7 @@ class Code(StrEnum):
     LEDGER_FORGED = "ledger_forged"
     SENSOR_SILENT = "sensor_silent"
     PROBE_BLIND = "probe_blind"
+    QUARANTINE_FORGOTTEN = "quarantine_forgotten"
     OPERATOR_REQUEST = "operator_request"
 
 
@@ -400,6 +401,14 @@ SUSPICIONS: Final[Mapping[Code, Suspicion]] = {
         "a probe cannot see what it is to look at",
         "If it stays, restart the box; report the log.",
         "a very busy box",
+    ),
+    _C.QUARANTINE_FORGOTTEN: _S(
+        _P.SENSOR,
+        _O.KERNEL,
+        _Q,
+        "the kernel keeps the uplink dark, and nothing on the disk says why",
+        _CALL,
+        "none: only the watchdog makes it dark",
     ),
     _C.OPERATOR_REQUEST: _S(
         _P.OPERATOR, _O.OPERATOR, _Q, "somebody with rights on the box asked for quarantine", "Ask them why."

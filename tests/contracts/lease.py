@@ -10,7 +10,7 @@ import pytest
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
-from appliance.watchdog.lease import LEASE_S, EgressLease
+from appliance.watchdog.lease import LEASE_S, Blackout, EgressLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,75 @@ class World:
     break_it: Callable[[], None]
     mend: Callable[[], None]
     unjudge: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DarkWorld:
+    """A blackout and a lease on the same uplink, and what packets would find.
+
+    :param is_open: whether packets to the hub may leave. :param early: whether those may that may before health is
+        proven. :param break_it: take the firewall away; :param mend: load it anew.
+    """
+
+    blackout: Blackout
+    lease: EgressLease
+    is_open: Callable[[], bool]
+    early: Callable[[], bool]
+    break_it: Callable[[], None]
+    mend: Callable[[], None]
+
+
+class BlackoutContract:
+    """Subclass it with a fixture ``dark_world``."""
+
+    def test_dark_ends_everything_at_once(self, dark_world: DarkWorld) -> None:
+        """The lease, and what needs none; a renewal changes nothing any more."""
+        dark_world.lease.renew()
+        assert dark_world.blackout.darkened() is None
+        assert (dark_world.is_open(), dark_world.early()) == (True, True)
+        dark_world.blackout.dark("kexec_loaded")
+        assert (dark_world.is_open(), dark_world.early()) == (False, False)
+        dark_world.lease.renew()
+        assert (dark_world.is_open(), dark_world.early()) == (False, False)
+        assert dark_world.blackout.darkened() == "kexec_loaded"
+
+    def test_it_is_set_again_and_again(self, dark_world: DarkWorld) -> None:
+        """The last reason stays: who was in doubt may know by now."""
+        for why in ("in_doubt", "kexec_loaded", "kexec_loaded"):
+            dark_world.blackout.dark(why)
+            assert dark_world.blackout.darkened() == why
+            assert not dark_world.early()
+
+    def test_light_ends_it_and_opens_nothing(self, dark_world: DarkWorld) -> None:
+        """The lease is a matter of its own; and what was never dark can be lighted."""
+        dark_world.blackout.light()
+        dark_world.lease.renew()
+        dark_world.blackout.dark("kexec_loaded")
+        dark_world.blackout.light()
+        assert dark_world.blackout.darkened() is None
+        assert (dark_world.is_open(), dark_world.early()) == (False, True)
+        dark_world.lease.renew()
+        assert dark_world.is_open()
+
+    def test_it_is_dark_without_a_firewall(self, dark_world: DarkWorld) -> None:
+        """Whoever took the firewall away may be the reason; and it stays dark when the firewall is loaded anew."""
+        dark_world.break_it()
+        for _ in range(2):
+            dark_world.blackout.dark("firewall_changed")
+            assert dark_world.blackout.darkened() == "firewall_changed"
+            assert (dark_world.is_open(), dark_world.early()) == (False, False)
+        dark_world.mend()
+        assert dark_world.blackout.darkened() == "firewall_changed"
+        assert (dark_world.is_open(), dark_world.early()) == (False, False)
+        dark_world.blackout.dark("firewall_changed")
+        dark_world.blackout.light()
+        assert dark_world.early()
+
+    def test_a_firewall_that_is_away_does_not_say_whether_it_is_dark(self, dark_world: DarkWorld) -> None:
+        """Nobody may take that for light."""
+        dark_world.break_it()
+        with pytest.raises(UnavailableError):
+            dark_world.blackout.darkened()
 
 
 class LeaseContract:

@@ -25,8 +25,8 @@ from appliance.keys.keeper.server import KeeperServer
 from appliance.keys.time_token import HubTrust
 from appliance.node.status import BrokerStatus, StatusDocument
 from appliance.watchdog.lease import LEASE_S
-from appliance.watchdog.nft import CARRIERS, UPLINK, Nftables, NftLease
-from tests.contracts.lease import LeaseContract, World
+from appliance.watchdog.nft import CARRIERS, DARK_TABLES, UPLINK, Nftables, NftLease
+from tests.contracts.lease import BlackoutContract, DarkWorld, LeaseContract, World
 from tests.fakes.keeper import FakeKeeper
 from tests.keepers import BUILDER, HUB, OPERATORS, PLANT, Site
 from tests.netns import Namespace, namespace, own_thread
@@ -36,15 +36,20 @@ from tools.image.hardening.build import DEVICES, device_rules
 RULES = """
 table inet bsfg {
     set lease { type ifname; flags timeout; }
+    set dark { type ifname; }
     chain output {
         type filter hook output priority filter; policy drop;
         oifname "lo" accept
+        oifname @dark counter drop
+        udp dport 53 accept
         oifname @lease counter accept
         counter drop
     }
 }
 table netdev bsfg {
+    set dark { type ifname; }
     chain judge {
+        oifname @dark counter drop
         counter accept
     }
 }
@@ -74,6 +79,20 @@ class InThread:
     def close(self) -> None:
         """As the port says."""
         self._call(self._lease.close)
+
+    def dark(self, why: str) -> None:
+        """As the port says."""
+        self._call(lambda: self._lease.dark(why))
+
+    def darkened(self) -> str | None:
+        """As the port says."""
+        found: list[str | None] = []
+        self._call(lambda: found.append(self._lease.darkened()))
+        return found[0]
+
+    def light(self) -> None:
+        """As the port says."""
+        self._call(self._lease.light)
 
 
 class TestNftLease(LeaseContract):
@@ -114,9 +133,75 @@ class TestNftLease(LeaseContract):
             )
 
 
-def test_the_firewall_of_the_image_has_this_set() -> None:
-    """The lease is one element of a set that stands in another file."""
-    assert re.search(r"set lease \{ type ifname; flags timeout; \}", FIREWALL.read_text("utf-8"))
+class TestNftBlackout(BlackoutContract):
+    """In a network namespace: what comes out at the other end of the cable."""
+
+    @pytest.fixture
+    def dark_world(self) -> Iterator[DarkWorld]:
+        """With the rules of a box, as far as the dark is concerned."""
+        with own_thread() as within:
+            nftables: Nftables = within(Nftables)
+            within(lambda: make_uplink(lambda *words: subprocess.run(words, check=True)))
+            within(lambda: subprocess.run(["ip", "address", "add", "192.0.2.10/24", "dev", "uplink0"], check=True))
+            near = "ip neigh add 192.0.2.99 lladdr 02:00:00:00:00:01 dev uplink0"
+            within(lambda: subprocess.run(near.split(), check=True))
+            within(lambda: _loaded(nftables))
+            lease = InThread(within)
+            yield DarkWorld(
+                lease,
+                lease,
+                lambda: within(lambda: comes_out(9)),
+                lambda: within(lambda: comes_out(53)),
+                lambda: within(lambda: _dropped(nftables)),
+                lambda: within(lambda: _loaded(nftables)),
+            )
+
+
+def _loaded(nftables: Nftables) -> None:
+    for table in DARK_TABLES:
+        nftables.run(f"add table {table}", f"delete table {table}")
+    nftables.run(RULES, device_rules("uplink0"))
+
+
+def _dropped(nftables: Nftables) -> None:
+    for table in DARK_TABLES:
+        nftables.run(f"delete table {table}")
+
+
+def comes_out(port: int) -> bool:
+    """Whether a datagram, and a frame beside it, arrive at the other end of the uplink; both or neither."""
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as far,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as near,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        far.bind(("far-uplink0", 3))
+        near.bind(("uplink0", 0))
+        mark = os.urandom(16)
+        with suppress(PermissionError):
+            sender.sendto(mark, ("192.0.2.99", port))
+        arrived = _arrives(far, mark)
+        with suppress(OSError):
+            near.send(bytes(12) + b"\x88\xb5" + mark)
+        assert _arrives(far, mark) or not arrived, "a packet comes out where no frame does"
+        return arrived
+
+
+def _arrives(far: socket.socket, mark: bytes) -> bool:
+    far.settimeout(0.2)
+    with suppress(TimeoutError):
+        while True:
+            if far.recv(2000)[-len(mark) :] == mark:
+                return True
+    return False
+
+
+def test_the_firewall_of_the_image_has_these_sets() -> None:
+    """The lease and the dark are elements of sets that stand in another file."""
+    text = FIREWALL.read_text("utf-8")
+    assert re.search(r"set lease \{ type ifname; flags timeout; \}", text)
+    assert len(re.findall(r"set dark \{ type ifname; \}", text)) == len(DARK_TABLES)
+    assert len(re.findall(r"oifname @dark counter drop", text)) == len(DARK_TABLES)
 
 
 @pytest.fixture

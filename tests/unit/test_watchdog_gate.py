@@ -18,7 +18,7 @@ from appliance.node.status import BrokerStatus, StatusDocument
 from appliance.watchdog.gate import KEEPER_SIGHTS, MAX_AGE_S, Finding, Gate, Proof, Sight
 from appliance.watchdog.lease import LEASE_S, PERMIT_S, Renewal
 from appliance.watchdog.looking import DOCUMENT_ALIVE_S, AgentLook, KeeperLook
-from tests.contracts.lease import LeaseContract, World
+from tests.contracts.lease import BlackoutContract, DarkWorld, LeaseContract, World
 from tests.fakes.keeper import FakeKeeper
 from tests.fakes.lease import FakeLease
 from tests.keepers import BUILDER, HUB, OPERATORS, PLANT, Site
@@ -55,6 +55,27 @@ class TestFakeLease(LeaseContract):
             return lambda: setattr(lease, name, value)
 
         return World(lease, lambda: lease.is_open, clock.wait, switch("broken", True), mend, switch("judged", False))
+
+
+class TestFakeBlackout(BlackoutContract):
+    """In memory."""
+
+    @pytest.fixture
+    def dark_world(self) -> DarkWorld:
+        """With a clock that is told."""
+        lease = FakeLease(Clock())
+
+        def breaks(value: bool) -> None:
+            lease.broken = value
+
+        return DarkWorld(
+            lease,
+            lease,
+            lambda: lease.is_open,
+            lambda: not lease.is_dark,
+            lambda: breaks(True),
+            lambda: breaks(False),
+        )
 
 
 # -- the gate ----------------------------------------------------------------------------------------------------------
