@@ -468,6 +468,10 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "the disk is smaller than what the site configuration wants to keep; each category got its part",
         "give the categories less (max_bytes in the site configuration), or the box a larger disk",
     ),
+    _R.BAD_STICK: _T(
+        "the USB stick, or a file on it, cannot be read",
+        "format the stick with one FAT file system, put the file into the folder bsfg on it, and try again",
+    ),
     _R.BAD_PROFILE: _T("the box profile is not valid", "mend the named field; docs/firmware.md shows all of them"),
     _R.FIRMWARE_DIFFERS: _T(
         "the firmware is not set up as the profile of this box says",

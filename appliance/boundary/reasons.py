@@ -154,6 +154,7 @@ class Reason(StrEnum):
     DISK_SMALL = "disk_small"
     # the box
     FIREWALL_FAULT = "firewall_fault"
+    BAD_STICK = "bad_stick"
     # firmware
     BAD_PROFILE = "bad_profile"
     FIRMWARE_DIFFERS = "firmware_differs"

@@ -103,6 +103,11 @@ class BoxLayout:
     # -- what stays ------------------------------------------------------------------------------------------------
 
     @property
+    def stick(self) -> Path:
+        """Where a USB stick's file system is mounted, for as long as it is read."""
+        return self.run / "stick"
+
+    @property
     def state(self) -> Path:
         """The folder of all that stays; its file system is /var."""
         return self.root / "var/lib/bsfg"

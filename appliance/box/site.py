@@ -7,6 +7,7 @@ configuration says what to do, and nothing of it fails.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from contextlib import suppress
@@ -115,6 +116,21 @@ def say(layout: BoxLayout, store: SiteStore, values: dict[str, Any], problems: l
     if left_s is not None:
         document["trial_ends_unix_ms"] = int((time.time() + left_s) * 1000)
     write_status(layout.status, NAME, document)
+
+
+def say_again(layout: BoxLayout) -> None:
+    """The status document anew, after something changed. Problems that were found at boot stay in it."""
+    store = SiteStore(layout.site)
+    try:
+        signed = store.load()
+        values = {"state": "missing"} if signed is None else described(signed)
+    except BsfgError:
+        values = {"state": "failed"}
+    try:
+        problems = json.loads(layout.status_document(NAME).read_bytes())["problems"]
+    except (OSError, ValueError, KeyError, TypeError):
+        problems = []
+    say(layout, store, values, problems)
 
 
 def _refused(store: SiteStore) -> dict[str, Any] | None:

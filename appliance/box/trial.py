@@ -20,7 +20,7 @@ import click
 from appliance.boundary.errors import BsfgError
 from appliance.box.layout import BoxLayout
 from appliance.box.options import layout_of, root_option, run_program
-from appliance.box.site import described, say
+from appliance.box.site import say_again
 from appliance.box.states import EnrolState
 from appliance.node.status import StatusDocument
 from appliance.site.store import SiteStore
@@ -47,9 +47,9 @@ def watch(
             _log.error("no contact with the hub: the configuration of before is back, and the box starts anew")
             reboot()
             return
-        _say(layout, store)
+        say_again(layout)
         sleep(LOOK_EVERY_S)
-    _say(layout, store)
+    say_again(layout)
 
 
 def had_contact(layout: BoxLayout) -> bool:
@@ -65,18 +65,6 @@ def had_contact(layout: BoxLayout) -> bool:
     except BsfgError:
         return False
     return agent.boundary.time == "hub_token" or any(each.last_exchange_unix_ms for each in agent.crossings)
-
-
-def _say(layout: BoxLayout, store: SiteStore) -> None:
-    """The status document anew: how long there is left. Problems that were found at boot stay in it."""
-    signed = store.load()
-    if signed is None:
-        return
-    try:
-        problems = json.loads(layout.status_document("site").read_bytes())["problems"]
-    except (OSError, ValueError, KeyError, TypeError):
-        problems = []
-    say(layout, store, described(signed), problems)
 
 
 def _reboot() -> None:

@@ -94,6 +94,11 @@ class Sign(StrEnum):
     ENROLMENT_WAITS = "enrolment_waits"
     ENROLMENT_CALLS = "enrolment_calls"
     ENROLMENT_BY_FILE = "enrolment_by_file"
+    STICK_IGNORED = "stick_ignored"
+    STICK_READING = "stick_reading"
+    STICK_READ = "stick_read"
+    STICK_RESTARTING = "stick_restarting"
+    STICK_FAILED = "stick_failed"
 
 
 class DocState(StrEnum):

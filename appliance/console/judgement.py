@@ -215,8 +215,27 @@ def _network(box: Box) -> Iterator[Finding]:
         yield _finding(Sign.UPLINK_NO_GATEWAY, uplink.name)
 
 
+STICK_SHOWN_S: Final = 600.0
+"""What came of a stick is of interest while somebody stands there."""
+STICK_SIGNS: Final[dict[str, Sign]] = {
+    "ignored": Sign.STICK_IGNORED,
+    "reading": Sign.STICK_READING,
+    "read": Sign.STICK_READ,
+    "restarting": Sign.STICK_RESTARTING,
+    "failed": Sign.STICK_FAILED,
+}
+
+
+def _stick(box: Box) -> Iterator[Finding]:
+    stick = box.stick
+    age_s = stick.document.age_s
+    if stick.document.speaks and age_s is not None and age_s <= STICK_SHOWN_S and stick.state in STICK_SIGNS:
+        yield _finding(STICK_SIGNS[stick.state], stick.detail, stick.document.name)
+
+
 FINDERS: Final[tuple[Finder, ...]] = (
     _told, _silent, _damaged, _keeper, _node, _watchdog, _site, _enrolment, _machine, _ports, _network,
+    _stick,
 )  # fmt: skip
 """Everything the page looks for. Where two find the same, what services told comes first."""
 

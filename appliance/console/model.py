@@ -115,6 +115,18 @@ class Enrolment:
 
 
 @dataclass(frozen=True, slots=True)
+class Stick:
+    """The USB stick that was put in last.
+
+    :param state: ``ignored``, ``reading``, ``read``, ``restarting``, ``failed``. :param detail: what came of its files.
+    """
+
+    document: Document
+    state: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """A box at one moment.
 
@@ -128,6 +140,7 @@ class Box:
     node: Node
     watchdog: Watchdog
     enrolment: Enrolment
+    stick: Stick = field(default_factory=lambda: Stick(Document("stick")))
     others: tuple[Document, ...] = ()
     image: Image = field(default_factory=Image)
     machine: Machine = field(default_factory=Machine)
@@ -142,7 +155,7 @@ class Box:
     @property
     def documents(self) -> tuple[Document, ...]:
         """All of them, known and unknown."""
-        known = (self.site, self.keeper, self.node, self.watchdog, self.enrolment)
+        known = (self.site, self.keeper, self.node, self.watchdog, self.enrolment, self.stick)
         return (*(part.document for part in known), *self.others)
 
     def role(self, role: str) -> Interface | None:
@@ -193,6 +206,11 @@ def enrolment_view(document: Document) -> Enrolment:
     return Enrolment(document, values.text("state", 30), values.text("fingerprint", 64), since)
 
 
+def stick_view(document: Document) -> Stick:
+    """The document of the program that reads USB sticks."""
+    return Stick(document, document.values.text("state", 30), document.values.text("detail"))
+
+
 def node_view(document: Document) -> Node:
     """The node's document, as :class:`appliance.node.status.StatusDocument` writes it."""
     values, boundary = document.values, document.values.part("boundary")
@@ -229,7 +247,7 @@ def assemble(documents: Mapping[str, Document], *, now_unix_s: float, uptime_s: 
         return documents.get(name, Document(name))
 
     node = next((name for name in NODES if documents.get(name, Document(name)).state is not DocState.MISSING), NODES[0])
-    known = {"site", "keeper", "watchdog", "enrol", node}
+    known = {"site", "keeper", "watchdog", "enrol", "stick", node}
     return Box(
         now_unix_s,
         uptime_s,
@@ -238,6 +256,7 @@ def assemble(documents: Mapping[str, Document], *, now_unix_s: float, uptime_s: 
         node_view(one(node)),
         watchdog_view(one("watchdog")),
         enrolment_view(one("enrol")),
+        stick_view(one("stick")),
         tuple(document for name, document in sorted(documents.items()) if name not in known),
     )
 

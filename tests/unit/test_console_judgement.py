@@ -12,9 +12,20 @@ import pytest
 from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.modes import Mode
 from appliance.boundary.reasons import ExitCode, Reason
+from appliance.box.stick import StickState
 from appliance.console import judgement
 from appliance.console.codes import Ability, Overall, Rank, Sign
-from appliance.console.judgement import ABLE, EXPLAINS, GRACE_S, KEEPER_STATES, RULES, Judgement, judge
+from appliance.console.judgement import (
+    ABLE,
+    EXPLAINS,
+    GRACE_S,
+    KEEPER_STATES,
+    RULES,
+    STICK_SHOWN_S,
+    STICK_SIGNS,
+    Judgement,
+    judge,
+)
 from appliance.console.memory import Memory
 from appliance.console.model import Box, Looker
 from appliance.console.page import ascii_text
@@ -99,7 +110,8 @@ def test_codes_are_unambiguous() -> None:
     assert len(ranked) == len(set(ranked))
     assert set(ranked) <= set(EVERY_CODE)
     assert set(Sign) - set(ranked) == {Sign.DISK_FILLS, Sign.PLANT_NO_CABLE, Sign.SOFTWARE_TPM, Sign.CLOCK_DIFFERS,
-                                       Sign.SITE_ON_TRIAL}  # fmt: skip
+                                       Sign.SITE_ON_TRIAL, Sign.STICK_IGNORED, Sign.STICK_READING, Sign.STICK_READ,
+                                       Sign.STICK_RESTARTING}  # fmt: skip
     assert rank_of("of_the_future") is Rank.CROSSING
     told = load().finding("of_the_future")
     assert "of_the_future" in told.what
@@ -207,6 +219,20 @@ def test_a_cause_hides_what_follows_from_it(tmp_path: Path) -> None:
     assert codes(tmp_path) == [Reason.LINK_DOWN]
     agent(tmp_path)
     assert codes(tmp_path) == [Reason.TIME_UNKNOWN]
+
+
+@pytest.mark.parametrize("state", StickState)
+def test_what_came_of_a_stick_is_told_for_a_while(tmp_path: Path, state: StickState) -> None:
+    """Whatever is said of it; later nobody stands there any more. The box itself is as well as ever."""
+    healthy(tmp_path)
+    tell(tmp_path, "stick", 300, state=state, detail="bsfg/site.toml on the USB stick: known")
+    box, found = look(tmp_path)
+    assert [finding.code for finding in found.findings] == [STICK_SIGNS[state]]
+    assert found.findings[0].detail == "bsfg/site.toml on the USB stick: known"
+    assert found.overall is Overall.WORKING
+    assert box.others == ()
+    tell(tmp_path, "stick", STICK_SHOWN_S + 1, state=state)
+    assert codes(tmp_path) == []
 
 
 def test_an_uplink_that_is_not_there(tmp_path: Path) -> None:

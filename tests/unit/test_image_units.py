@@ -20,7 +20,6 @@ from tools.image.hardening.data import Area, controls
 
 EXTRA = Path(__file__).resolve().parent.parent.parent / "image/mkosi.extra"
 UNITS = EXTRA / "usr/lib/systemd/system"
-OURS = ("bsfg-", "nats-")
 STOCK = Path("/usr/lib/systemd/system")
 ELSEWHERE = {
     "bsfg-firewall.service",
@@ -36,7 +35,11 @@ LONG_RUNNING = {"nats-facts", "nats-control", "bsfg-agent", "bsfg-keeper", "bsfg
 
 def own_units() -> list[Path]:
     """Unit files of this part; the console's and drop-ins have tests of their own."""
-    found = [path for path in sorted(UNITS.iterdir()) if path.is_file() and path.name.startswith(("bsfg", "nats"))]
+    found = [
+        path
+        for path in sorted(UNITS.iterdir())
+        if path.is_file() and path.name.startswith(("bsfg", "nats", "run-bsfg"))
+    ]
     return [path for path in found if "console" not in path.name]
 
 
@@ -141,7 +144,9 @@ def test_everything_of_ours_is_started() -> None:
     there = {path.name for path in own_units()} | ELSEWHERE
     assert wanted <= there
     services = {path.name for path in own_units() if path.suffix == ".service"}
-    assert services <= wanted | by_path | installer
+    by_device = set(re.findall(r'SYSTEMD_WANTS}\+="(bsfg-\w+\.service)"', devices))
+    assert by_device == {"bsfg-stick.service"}
+    assert services <= wanted | by_path | by_device | installer
     assert {path.name for path in own_units() if path.suffix == ".path"} <= wanted
     assert "enable bsfg.target" in (EXTRA / "usr/lib/systemd/system-preset/20-bsfg.preset").read_text()
 
@@ -231,7 +236,7 @@ def test_every_folder_of_the_layout_is_made() -> None:
 def test_every_status_document_has_its_owner_from_the_start() -> None:
     """So that nobody can put one in another's name into the shared folder first."""
     made, at = folders(), BoxLayout()
-    documents = {"site": "root", "local": "root"}
+    documents = {"site": "root", "local": "root", "stick": "root"}
     documents |= {name: f"bsfg-{name}" for name in ("keeper", "agent", "watchdog", "enrol", "names")}
     documents["names-sets"] = "bsfg-watchdog"
     for name, user in documents.items():

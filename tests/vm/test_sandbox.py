@@ -37,6 +37,7 @@ WRITES = {
     "bsfg-site.service": {
         *("/run/bsfg/config", "/run/bsfg/status", "/run/systemd/network", "/var/lib/bsfg/site", "/var/lib/bsfg/pki"),
     },
+    "bsfg-stick.service": {"/var/lib/bsfg/site", "/run/bsfg/status"},
     "bsfg-trial.service": {"/var/lib/bsfg/site", "/run/bsfg/status"},
     "bsfg-watchdog.service": {"/run/bsfg/status"},
     "nats-control.service": {"/var/lib/bsfg/control"},

@@ -24,7 +24,7 @@ STATES: Final = {
     ),
     Overall.NOT_CONFIGURED: _S(
         "NOT CONFIGURED",
-        "Write the disk again with 'bsfg image flash' and a site configuration for this box.",
+        "Put in a USB stick with bsfg/site.toml for this box. Or write the disk again with 'bsfg image flash'.",
     ),
     Overall.STARTING: _S("STARTING", "Wait. This takes up to 3 minutes after switching on."),
     Overall.STOPPED: _S("TROUBLE, LOCAL WORK STANDS STILL: {what}", _CALL),
@@ -169,6 +169,16 @@ FINDINGS: Final[dict[str, FindingText]] = {
     Sign.ENROLMENT_BY_FILE: _F(
         "this box is enrolled by files, not by network",
         "Read the TPM fingerprint of this page to the operator of the hub, who makes the files.",
+    ),
+    Sign.STICK_IGNORED: _F(
+        "a USB stick was put in, and none is expected now; it was not read",
+        "To bring a file: leave the stick in, press the power button, and switch the box on again.",
+    ),
+    Sign.STICK_READING: _F("the USB stick is being read", "Leave it in for a minute."),
+    Sign.STICK_READ: _F("the USB stick was read", "Take it out."),
+    Sign.STICK_RESTARTING: _F("what the USB stick brought was taken; the box starts anew", "Leave the box alone."),
+    Sign.STICK_FAILED: _F(
+        "the USB stick cannot be read", "Use a stick with one FAT file system; the file goes into its folder bsfg."
     ),
     # -- the boundary
     _R.LINK_DOWN: _F(

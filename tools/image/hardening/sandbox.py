@@ -30,6 +30,7 @@ OURS: Final = (
     "bsfg-power@.service",
     "bsfg-recovery.service",
     "bsfg-site.service",
+    "bsfg-stick.service",
     "bsfg-trial.service",
     "bsfg-usb.service",
     "bsfg-watchdog.service",

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m appliance.box.stick``: take what a technician brings on a USB stick, if one is expected. As root.
+
+udev starts it when a stick is put in; the stick has no driver then. Nobody can log in, so what says that one is
+expected is the box's own state, and standing in front of it: it has no site configuration, or it was switched on just
+now, with the stick in it or put in right after. Otherwise the stick gets no driver, and the page says what to do.
+
+Then systemd loads the driver and mounts the stick's FAT file system read-only; this program reads the files of
+:data:`BROUGHT` from the folder ``bsfg``, up to a size, hands each to its handler, and has all of it taken away again.
+What is brought is judged by the same rules as on any other way; being on a stick gives it no right.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.reasons import Reason
+from appliance.box.layout import BoxLayout
+from appliance.box.options import layout_of, root_option, run_program
+from appliance.box.site import say_again
+from appliance.keys.enrolment.voucher import Voucher
+from appliance.keys.files import PUBLIC, read_regular, replace_file
+from appliance.node.documents import write_status
+from appliance.site.reading import MOST_BYTES
+from appliance.site.store import Outcome, SiteStore, boottime
+
+NAME: Final = "stick"
+FOLDER: Final = "bsfg"
+"""Of the stick's file system."""
+AT_START_S: Final = 300.0
+"""After switching on, a stick is expected for so long."""
+DRIVER: Final = "bsfg-usb.service"
+MOUNT: Final = "run-bsfg-stick.mount"
+SHOWN_S: Final = 15.0
+"""How long the page says that the box starts anew, before it does."""
+SYSTEMCTL: Final = "/usr/bin/systemctl"
+_SYSTEMCTL_S: Final = 60.0
+
+Systemctl = Callable[..., bool]
+"""Asks systemd for something in the words of ``systemctl``, and waits; whether it was done."""
+
+_log = logging.getLogger("appliance.box.stick")
+
+
+class StickState(StrEnum):
+    """What is said of a stick."""
+
+    IGNORED = "ignored"
+    """None is expected; it got no driver."""
+    READING = "reading"
+    READ = "read"
+    """It may be taken out."""
+    RESTARTING = "restarting"
+    """Something was taken that counts from the next start on, which comes now."""
+    FAILED = "failed"
+    """It has no file system that is read here, or none at all."""
+
+
+class Came(StrEnum):
+    """What came of a file."""
+
+    TAKEN = "taken"
+    KNOWN = "known"
+    """The box has it already, or had it before."""
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one file. :param detail: for people. :param restart: it counts from the next start on."""
+
+    file: str
+    came: Came
+    detail: str = ""
+    reason: str = ""
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A file that may be on a stick. :param limit: bytes it may have. :param take: judges and takes it.
+
+    A handler raises a :class:`~appliance.boundary.errors.BsfgError` for what it refuses.
+    """
+
+    name: str
+    limit: int
+    take: Callable[[BoxLayout, bytes, str], Result]
+
+
+def take_site(layout: BoxLayout, data: bytes, shown: str) -> Result:
+    """A site configuration, by the rule of :class:`~appliance.site.store.SiteStore`; the page says what was refused."""
+    try:
+        offer = SiteStore(layout.site).offer(data, shown)
+    finally:
+        say_again(layout)
+    version = f"version {offer.site.config.version} of {offer.site.config.zone}"
+    if offer.outcome in (Outcome.SAME, Outcome.OLDER):
+        return Result(shown, Came.KNOWN, version)
+    return Result(shown, Came.TAKEN, version, restart=True)
+
+
+def take_voucher(layout: BoxLayout, data: bytes, shown: str) -> Result:
+    """A voucher of an enrolment operator, for the next time this box asks its hub."""
+    voucher = Voucher.parse(data)
+    replace_file(layout.voucher, data, PUBLIC)  # the folder is enrolment's alone
+    return Result(shown, Came.TAKEN, f"voucher for {voucher.zone}")
+
+
+BROUGHT: Final = (Brought("site.toml", MOST_BYTES, take_site), Brought("voucher.json", 16_384, take_voucher))
+"""What is looked for, in this order. Nothing else on a stick is read."""
+
+
+def is_expected(layout: BoxLayout, uptime_s: float) -> bool:
+    """Whether somebody may bring something now. :param uptime_s: since the box was switched on."""
+    if uptime_s <= AT_START_S:
+        return True
+    try:
+        return SiteStore(layout.site).load() is None
+    except BsfgError:  # it has one that cannot be read: a new one is what it needs
+        return True
+
+
+def bring(
+    layout: BoxLayout, systemctl: Systemctl, uptime_s: float, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Take what the stick has, if one is expected, and say so. Nothing that is on a stick makes this fail."""
+    if not is_expected(layout, uptime_s):
+        _log.warning("a USB stick was put in, and none is expected: it gets no driver")
+        _say(layout, StickState.IGNORED)
+        return
+    _say(layout, StickState.READING)
+    try:
+        with _mounted(layout, systemctl) as folder:
+            results = [result for each in BROUGHT if (result := _take(layout, folder, each)) is not None]
+    except UnavailableError as error:
+        _log.warning("the USB stick was not read: %s", error.detail)
+        _say(layout, StickState.FAILED, detail=error.detail)
+        return
+    for result in results:
+        _log.warning("%s: %s %s", result.file, result.came, result.detail)
+    if any(result.restart for result in results):
+        _say(layout, StickState.RESTARTING, results)
+        sleep(SHOWN_S)
+        systemctl("--no-block", "reboot")
+    else:
+        _say(layout, StickState.READ, results)
+
+
+@contextmanager
+def _mounted(layout: BoxLayout, systemctl: Systemctl) -> Iterator[Path]:
+    """The folder of the stick that is ours, for as long as it is read; afterwards there is no driver again.
+
+    :raises UnavailableError: ``bad_stick``.
+    """
+    try:
+        if not systemctl("start", DRIVER):
+            raise UnavailableError(Reason.BAD_STICK, "this box has no driver for USB sticks")
+        if not systemctl("start", MOUNT):
+            raise UnavailableError(Reason.BAD_STICK, "it has no FAT file system, or cannot be read")
+        yield layout.stick / FOLDER
+    finally:
+        systemctl("stop", MOUNT)
+        systemctl("stop", DRIVER)
+
+
+def _take(layout: BoxLayout, folder: Path, brought: Brought) -> Result | None:
+    """``None``: it is not there."""
+    shown = f"{FOLDER}/{brought.name} on the USB stick"
+    try:
+        return brought.take(layout, read_regular(folder / brought.name, brought.limit), shown)
+    except FileNotFoundError:
+        return None
+    except BsfgError as error:
+        return Result(shown, Came.REFUSED, error.detail, error.reason)
+    except (OSError, ValueError) as error:
+        why = error.strerror or "cannot be read" if isinstance(error, OSError) else str(error)
+        return Result(shown, Came.REFUSED, why, Reason.BAD_STICK)
+
+
+def _say(layout: BoxLayout, state: StickState, results: list[Result] | None = None, detail: str = "") -> None:
+    files: list[dict[str, Any]] = [
+        {"file": each.file, "came": each.came, "detail": each.detail, "reason": each.reason} for each in results or ()
+    ]
+    told = "; ".join(f"{each.file}: {each.came} {each.detail}".strip() for each in results or ())
+    if state is StickState.READ and not files:
+        told = f"there is no {' and no '.join(f'{FOLDER}/{each.name}' for each in BROUGHT)} on it"
+    write_status(layout.status, NAME, {"state": state, "files": files, "detail": detail or told})
+
+
+def _systemctl(*words: str) -> bool:
+    try:
+        return subprocess.run((SYSTEMCTL, *words), check=False, timeout=_SYSTEMCTL_S).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+@click.command(help="Take a site configuration or a voucher from the USB stick that was put in, if one is expected.")
+@root_option()
+def command(root: Path) -> None:
+    """Run once."""
+    run_program(lambda: bring(layout_of(root), _systemctl, boottime()))
+
+
+if __name__ == "__main__":
+    command.main(prog_name="bsfg-stick")
