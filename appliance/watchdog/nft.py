@@ -21,6 +21,7 @@ import ctypes
 import re
 import socket
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Final
 
 from appliance.boundary.errors import UnavailableError
@@ -54,19 +55,32 @@ class LeaseSet:
     element: str = '"uplink0"'
 
 
+class Listing(IntFlag):
+    """How much a listing says (libnftables(3), ``nft_ctx_output_set_flags``)."""
+
+    EVERYTHING = 0
+    _STATELESS = 1 << 2
+    _NUMERIC = 0b1111 << 7
+    _TERSE = 1 << 11
+    RULES = _STATELESS | _NUMERIC | _TERSE
+    """No counters, no names for numbers, no elements of named sets."""
+    ELEMENTS = _NUMERIC
+
+
 class Nftables:
     """libnftables: commands in, one transaction for each call. Blocking; for one thread.
 
     :raises UnavailableError: ``bad_environment``: the library is not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listing: Listing = Listing.EVERYTHING) -> None:
         try:
             library = ctypes.CDLL(LIBRARY)
         except OSError as error:
             raise UnavailableError(Reason.BAD_ENVIRONMENT, f"{LIBRARY}: {error}") from error
         library.nft_ctx_new.argtypes, library.nft_ctx_new.restype = [ctypes.c_uint32], ctypes.c_void_p
         library.nft_ctx_buffer_output.argtypes = library.nft_ctx_buffer_error.argtypes = [ctypes.c_void_p]
+        library.nft_ctx_free.argtypes, library.nft_ctx_free.restype = [ctypes.c_void_p], None
         library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         for getter in (library.nft_ctx_get_output_buffer, library.nft_ctx_get_error_buffer):
             getter.argtypes, getter.restype = [ctypes.c_void_p], ctypes.c_char_p
@@ -74,6 +88,8 @@ class Nftables:
         self._context = library.nft_ctx_new(0)
         if not self._context:
             raise UnavailableError(Reason.BAD_ENVIRONMENT, f"{LIBRARY} has no memory")
+        library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
+        library.nft_ctx_output_set_flags(self._context, int(listing))
         library.nft_ctx_buffer_output(self._context)
         library.nft_ctx_buffer_error(self._context)
 
@@ -90,6 +106,10 @@ class Nftables:
             first = error.decode(errors="replace").strip().splitlines()
             raise UnavailableError(Reason.FIREWALL_FAULT, f"nftables: {first[0] if first else code}")
         return str(output.decode(errors="replace"))
+
+    def close(self) -> None:
+        """Give it back; what it has read is forgotten, the definitions of a file among it."""
+        self._library.nft_ctx_free(self._context)
 
 
 class NftLease:
@@ -209,6 +229,11 @@ def _why(listed: str) -> str:
 
 
 def _judged(device: str) -> re.Pattern[str]:
-    """How nftables lists the chain of a device, in one line: it drops what the judge does not let through."""
+    """How nftables lists the table with the chain of a device, in one line."""
+    return re.compile(rf"table {JUDGING_TABLE} \{{ chain {device} \{{ {judge_of(device).pattern} \}} \}}")
+
+
+def judge_of(device: str) -> re.Pattern[str]:
+    """What the chain of a device must be, in one line: it drops what the judge does not let through."""
     hook = rf'type filter hook egress devices? (= \{{ )?"{device}"( \}})? priority (filter|0); policy drop;'
-    return re.compile(rf"table {JUDGING_TABLE} \{{ chain {device} \{{ {hook} jump judge \}} \}}")
+    return re.compile(rf"{hook} jump judge")
