@@ -230,6 +230,16 @@ class BoxLayout:
         return self.names_run / "found.json"
 
     @property
+    def names_script(self) -> Path:
+        """What was last put into the firewall's sets for those names; the watchdog compares."""
+        return self.watchdog_run / "names-sets.nft"
+
+    @property
+    def watchdog_run(self) -> Path:
+        """The folder of the watchdog's sockets, and of what it keeps for this boot."""
+        return self.run / "watchdog"
+
+    @property
     def hosts_file(self) -> Path:
         """What ``/etc/hosts`` leads to, by :attr:`hosts`."""
         return self.names_run / "hosts"

@@ -21,7 +21,7 @@ from appliance.box.found import MAX_BYTES, parsed
 from appliance.box.layout import BoxLayout
 from appliance.box.local import accepted
 from appliance.box.options import layout_of, root_option, run_program
-from appliance.keys.files import read_regular
+from appliance.keys.files import PRIVATE, read_regular, replace_file
 from appliance.node.documents import problem_of, write_status
 from appliance.site.egress import names_to_resolve, nft_script, nft_sets
 from appliance.watchdog.nft import Nftables
@@ -52,13 +52,27 @@ def run(layout: BoxLayout, fill: Callable[[str], object]) -> None:
             if data == done:
                 break
             resolved = parsed(data, names_to_resolve(site))
-            fill(nft_script(nft_sets(site, resolved)))
+            script = nft_script(nft_sets(site, resolved))
+            _keep(layout.names_script, script)
+            fill(script)
             done, names = data, len(resolved)
     except BsfgError as error:
         write_status(layout.status, NAME, {"state": "failed", "problems": [problem_of(error, "names")]})
         raise
     _log.info("the firewall's sets have the addresses of %d names", names)
     write_status(layout.status, NAME, {"state": "filled", "names": names, "problems": []})
+
+
+def _keep(path: Path, script: str) -> None:
+    """Write down what is put into the sets, before it is: whatever else is in them is foreign to the watchdog.
+
+    :raises UnavailableError: ``bad_environment``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, script.encode(), PRIVATE)
+    except OSError as error:
+        raise UnavailableError(Reason.BAD_ENVIRONMENT, f"{path}: {error.strerror}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -145,6 +145,7 @@ def test_the_sets_get_what_was_found(at: BoxLayout) -> None:
     (script,) = scripts
     assert all(f"flush set inet bsfg {name}\n" in script for name in SETS)
     assert "add element inet bsfg hub4 { 203.0.113.9 . " in script
+    assert at.names_script.read_text("utf-8") == script
     assert (told(at)["state"], told(at)["names"], told(at)["problems"]) == ("filled", len(names(at)), [])
 
 
