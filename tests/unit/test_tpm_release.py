@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from appliance.keys.release import (
 )
 from appliance.keys.tpm.policy import BOUND_PCRS, counter_public
 from appliance.keys.tpm.public import Attestation, Digest, sha256
+from tests.mutants.releases import mutants as foreign_mutants
 from tests.releases import EVIDENCE, PCRS, Case, statement
 
 
@@ -228,6 +230,23 @@ def test_no_mutant_is_accepted(case: Case) -> None:
     assert accepted == []
     for signers in ((0, 1), (1, 2), (0, 2)):
         verify(case.box.policy, Release.parse(case.release(*signers).render()))
+
+
+def test_no_release_of_genuine_signatures_over_something_else_is_accepted(case: Case) -> None:
+    """Every part of it was signed by an operator once; the original is accepted in the same run."""
+    found = foreign_mutants(case, Case.make())
+    kinds, accepted = Counter(mutant.kind for mutant in found), []
+    for mutant in found:
+        try:
+            verify(case.box.policy, Release.parse(mutant.data))
+            accepted.append(mutant.kind)
+        except BsfgError as error:
+            assert error.reason == "bad_release"  # noqa: PT017 - for hundreds of them
+    assert accepted == []
+    assert len(found) >= 300, kinds
+    assert min(kinds.values()) >= 10, kinds
+    assert len(kinds) == 8
+    verify(case.box.policy, Release.parse(case.release(0, 1).render()))
 
 
 def test_operator_keys_are_encrypted_and_never_overwritten(tmp_path: Path) -> None:

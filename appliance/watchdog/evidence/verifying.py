@@ -34,6 +34,8 @@ from appliance.keys.tpm.public import ATTESTATION, Attestation, Digest, ecdsa_pu
 from appliance.watchdog.evidence.bundle import Bundle, Seal, SourceState, digest_of
 
 _ZERO: Final = bytes(32)
+_MOMENT_MS: Final = 300_000
+"""The three statements of a seal are made one after the other; a TPM that is busy may take its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def verify(bundle: bytes, seal: bytes, box: EnrolledBox, measurements: Measureme
     quote = check_quote(enrolled, digest, sealed.quote, sealed.pcrs)
     counter = _counter(enrolled, digest, sealed.counter)
     _check_key(enrolled, digest, sealed.key, box)
+    _check_moment(quote, sealed)
     latched_clock = _check_latch(enrolled, shown, counter, quote)
     image, findings = _compared(box, sealed, measurements)
     _, unexplained = explained(Evidence(shown.zone, sealed.quote, sealed.pcrs, shown.firmware_log, shown.runtime_log))
@@ -122,6 +125,16 @@ def _check_key(enrolled: EnrolledAttestation, digest: Digest, told: Attestation,
         body = open_attestation(enrolled.key, AttestedKind.CERTIFY, digest, told)
         if certified_name(body) != name_of(box.boundary_public):
             raise _bad("the TPM certified another boundary key than the one that was enrolled")
+
+
+def _check_moment(quote: QuoteStatement, sealed: Seal) -> None:
+    """The seal's statements are of one boot and one moment: nobody has put a later, better state beside a counter."""
+    for told in (sealed.counter, sealed.key):
+        clock = clock_of(told.statement)
+        boot = (clock.reset_count, clock.restart_count)
+        apart = abs(quote.clock.clock_ms - clock.clock_ms)
+        if boot != (quote.clock.reset_count, quote.clock.restart_count) or apart > _MOMENT_MS:
+            raise _bad("the seal's statements are of different moments")
 
 
 def _check_latch(enrolled: EnrolledAttestation, shown: Bundle, counter: int, quote: QuoteStatement) -> TpmClock | None:
