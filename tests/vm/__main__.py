@@ -23,13 +23,17 @@ def main() -> int:
     parser.add_argument("--seed", default="", help="what 'rotating' chooses by: the hash of the commit")
     names = [*HARNESS, *SMOKE, *ROTATING]
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
+    parser.add_argument("--failed", action="store_true", help="of those, only what failed last time")
     arguments = parser.parse_args()
     chosen = arguments.only or choose(arguments.part, arguments.seed)
-    sys.stdout.write(f"virtual machines: {', '.join(chosen)}\n")
+    seconds = sum(ROTATING.get(name, 0) for name in chosen)
+    about = f" (about {seconds} s of rotating tests on an idle machine)" if seconds else ""
+    sys.stdout.write(f"virtual machines: {', '.join(chosen)}{about}\n")
     sys.stdout.flush()
     files = [str(_HERE / f"test_{name}.py") for name in chosen]
+    again = ["--last-failed", "--last-failed-no-failures=none"] if arguments.failed else []
     # A test of several boots may take longer than any other; tests/guard.py limits each.
-    return int(pytest.main(["-v", "-o", "faulthandler_timeout=7200", *files]))
+    return int(pytest.main(["-v", "-o", "faulthandler_timeout=7200", *again, *files]))
 
 
 if __name__ == "__main__":
