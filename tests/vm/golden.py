@@ -23,11 +23,20 @@ from tools.vm.hub import BenchHub
 from tools.vm.images import WORK, Image, build_keys
 from tools.vm.journey import beside
 
-FORM: Final = 2
+FORM: Final = 3
 """Raised when golden states of before are of no use any more."""
 KEPT: Final = 2
 """How many golden states stay; each has a disk of some hundred MB."""
 REPORT: Final = "report.json"
+STATE: Final = "state.tar.xz.base64"
+"""What the box's services keep in ``/var``, without facts, as somebody may have it who was root there once."""
+STATE_OF_A_BOX: Final = """
+import io, sys, tarfile, base64
+out = io.BytesIO()
+with tarfile.open(fileobj=out, mode="w:xz") as tar:
+    tar.add("/var/lib/bsfg", "lib/bsfg", filter=lambda member: None if "/facts/" in member.name else member)
+sys.stdout.write(base64.b64encode(out.getvalue()).decode())
+"""
 CONTROL: Final = "control.json"
 CONTROL_S: Final = 2 * 3600.0
 """How long a control holds: a commit's tests are run in several sessions, one after another."""
@@ -57,6 +66,11 @@ class Golden:
         """What was observed at the first boot."""
         found: dict[str, Any] = json.loads((self.folder / REPORT).read_text("utf-8"))
         return found
+
+    @property
+    def state(self) -> str:
+        """What the box's services keep in ``/var``: a tar archive in base64."""
+        return (self.folder / STATE).read_text("ascii")
 
     @property
     def controlled(self) -> bool:
@@ -115,6 +129,7 @@ def _make(golden: Golden, image: Image) -> None:
             since = journey.machine.serial.position
             ports = journey.application.connects(PORTS_TRIED)
             page = journey.page(since)
+            state = journey.machine.agent.python(STATE_OF_A_BOX)
             journey.machine.power_off()
     report = {
         "seen": journey.seen,
@@ -127,6 +142,7 @@ def _make(golden: Golden, image: Image) -> None:
         "open": sorted(port for port, what in ports.items() if what == "open"),
         "refused": sorted(port for port, what in ports.items() if what == "refused"),
     }
+    (golden.folder / STATE).write_text(state, "ascii")
     (golden.folder / REPORT).write_text(json.dumps(report, indent=1), "utf-8")
 
 

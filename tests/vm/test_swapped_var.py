@@ -23,13 +23,6 @@ from tools.vm.guest import Documents, state
 QUIET_S = 30
 """A while in which nothing may change."""
 PASSPHRASE = "known to the attacker"
-STOLEN = """
-import io, os, sys, tarfile, base64
-out = io.BytesIO()
-with tarfile.open(fileobj=out, mode="w:xz") as tar:
-    tar.add("/var/lib/bsfg", "lib/bsfg", filter=lambda member: None if "/facts/" in member.name else member)
-sys.stdout.write(base64.b64encode(out.getvalue()).decode())
-"""
 
 
 def exchange(box: Box, content: Path) -> None:
@@ -70,7 +63,7 @@ def test_a_var_sealed_on_the_same_tpm_gets_no_key(bench: Bench, control: Callabl
     So the box can prove nothing to its hub, which goes on knowing the true one only.
     """
     control()
-    stolen = steal(bench)
+    stolen = swapped.unpacked(bench.golden.state, bench.folder / "stolen")  # as from a backup
     hub, box = bench.hub(), bench.box()
     var = box.disk.partition("var")
     content = bench.folder / "sealed"
@@ -90,16 +83,6 @@ def test_a_var_sealed_on_the_same_tpm_gets_no_key(bench: Bench, control: Callabl
         assert state(found, "watchdog") != "open"
         assert state(found, "local") == "failed"
         assert len(hub.received()) == before
-
-
-def steal(bench: Bench) -> Path:
-    """The golden box's sealed files, as somebody may have them from a backup; a tree for the replacement."""
-    box = bench.box("victim")
-    with box.running("victim") as machine:
-        packed = machine.wait_agent().python(STOLEN)
-        machine.power_off()
-    box.forget()
-    return swapped.unpacked(packed, bench.folder / "stolen")
 
 
 def keys_refused(found: Documents) -> bool:
