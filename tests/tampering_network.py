@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be done to a box's firewall, and what the watchdog must then say: one table, for tests and benches.
+"""What can be done to a box's network, and what the watchdog must then say: tables, for tests and benches.
 
-The rules are the image's, in the kernel's own nftables, in a network namespace.
+The firewall's rules are the image's, in the kernel's own nftables; listeners, raw sockets and devices are real. All of
+it is in a network namespace.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final, TypeVar
 from appliance.watchdog.probes.firewall import FirewallPlaces, FirewallProbe
 from appliance.watchdog.probing import Probe, Reading
 from appliance.watchdog.suspicions import Code
-from tests.firewalled import numbered
+from tests.firewalled import numbered, python
 from tests.netns import own_thread
 from tools.image import hardening
 from tools.image.hardening.build import DEVICE_RULES, FIREWALL
@@ -115,6 +116,65 @@ class FirewallTampering:
     text: str
     code: Code = Code.FIREWALL_CHANGED
 
+
+@dataclass(frozen=True)
+class SocketTampering:
+    """A program that opens something. :param source: Python, as user ``uid``; prints a line when it is open."""
+
+    name: str
+    source: str
+    code: Code
+    uid: int = 0
+
+    @contextmanager
+    def running(self, net: Net) -> Iterator[None]:
+        """The program runs in that network."""
+        source = f"import os, socket, sys\n{self.source}\nprint('open', flush=True)\nsys.stdin.read()"
+        become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"] if self.uid else []
+        command = [*become, python(), "-I", "-c", source]
+        process: subprocess.Popen[bytes] = net.within(
+            lambda: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        with process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"open\n"
+                yield
+            finally:
+                process.kill()
+
+
+_TCP: Final = "s = socket.create_server(({address!r}, {port}), family=socket.{family})"
+_DATAGRAM: Final = "s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.bind(({address!r}, {port}))"
+FACTS: Final = 951
+
+
+def _opens(
+    name: str, source: str, code: Code = Code.LISTENER_FOREIGN, uid: int = 0, **values: object
+) -> SocketTampering:
+    return SocketTampering(name, source.format(**{"family": "AF_INET", "address": "127.0.0.1", **values}), code, uid)
+
+
+_RAW: Final = Code.RAW_SOCKET_FOREIGN
+SOCKET_TAMPERINGS: Final = (
+    _opens("shell_port", _TCP, port=4444, address="0.0.0.0"),  # noqa: S104 - what an attacker does
+    _opens("loopback_port", _TCP, port=4444),
+    _opens("port_in_ipv6", _TCP, port=4444, address="::", family="AF_INET6"),
+    _opens("ours_by_another_user", _TCP, port=8080),
+    _opens("ours_on_another_port", _TCP, port=4333, uid=FACTS),
+    _opens("ours_everywhere", _TCP, port=4222, address="0.0.0.0", uid=FACTS),  # noqa: S104
+    _opens("datagrams", _DATAGRAM, port=5353, address="0.0.0.0"),  # noqa: S104
+    _opens("datagrams_in_ipv6", _DATAGRAM, port=5353, address="::1", family="AF_INET6"),
+    _opens("false_dhcp", _DATAGRAM, port=68),
+    _opens("packets", "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))", _RAW),
+    _opens("packets_for_sending", "s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)", _RAW),
+    _opens("raw", "s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)", _RAW),
+    _opens("raw_for_sending", "s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)", _RAW),
+    _opens("raw_in_ipv6", "s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, 17)", _RAW),
+    _opens("past_the_firewall", "s = socket.socket(44, socket.SOCK_RAW, 0)", _RAW),  # AF_XDP
+    _opens("tap", "os.system('tc qdisc add dev uplink0 clsact')", _RAW),
+    _opens("new_port", "os.system('ip link add wlan0 type veth peer name wlan1')", Code.INTERFACE_FOREIGN),
+)
 
 FIREWALL_TAMPERINGS: Final = (
     FirewallTampering("rule_before_all", "insert rule inet bsfg output accept"),

@@ -60,6 +60,7 @@ class Applying:
         self._time(site)
         self._public(at.names, json.dumps(names_to_resolve(site)) if names_to_resolve(site) else None)
         replace_file(at.sets, nft_script(nft_sets(site)).encode(), PUBLIC)
+        replace_file(at.listeners, json.dumps(configs.listeners()).encode(), PUBLIC)
         self._take_voucher()
         self._give(at.node_config, configs.node(), User.AGENT)  # last: units that look for it may start now
         return storage
@@ -68,7 +69,10 @@ class Applying:
         """This box is not configured: nothing opens, and nothing fails."""
         at = self.layout
         self._folders()
-        for path in (at.keeper_config, at.node_config, at.facts_config, at.control_config, at.chrony, at.names):
+        for path in (
+            *(at.keeper_config, at.node_config, at.facts_config, at.control_config),
+            *(at.chrony, at.names, at.listeners),
+        ):
             path.unlink(missing_ok=True)
         self._network({})
         replace_file(at.hosts_file, _LOCALHOST.encode(), PUBLIC)

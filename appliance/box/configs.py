@@ -197,6 +197,19 @@ class BoxConfigs:
             HubAddress(self.site.hub, self.hub_host(endpoints), endpoints.leaf),
         ).render()
 
+    def listeners(self) -> list[tuple[int, str, int]]:
+        """Who listens where (user, address, port): nothing else may. The watchdog compares."""
+        choices, listener = self.choices, self.site.listener
+        plant = None if listener is None else str(listener.address)
+        found = [
+            (User.FACTS, HOST, choices.facts_port) if listener is None else (User.FACTS, str(plant), listener.nats),
+            (User.AGENT, HOST, choices.intake_port),
+            *([] if listener is None else [(User.AGENT, str(plant), listener.https)]),
+            *([] if self.site.endpoints is None else [(User.CONTROL, HOST, choices.control_port)]),
+        ]
+        one = choices.one_user
+        return [(int(user) if one is None else one, host, port) for user, host, port in found]
+
     def addresses(self) -> list[str]:
         """Where local applications find the box, for people."""
         listener = self.site.listener

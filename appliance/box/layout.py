@@ -200,6 +200,11 @@ class BoxLayout:
         return self.config / "sets.nft"
 
     @property
+    def listeners(self) -> Path:
+        """Which services listen where, a JSON list of user, address and port; the watchdog compares."""
+        return self.config / "listeners.json"
+
+    @property
     def chrony(self) -> Path:
         """Servers of wall-clock time."""
         return self.config / "chrony.conf"
