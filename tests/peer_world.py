@@ -59,7 +59,8 @@ class World:
         """How PLANT calls HUB."""
         settings = {"tls": self._client_tls, "registry": self.registered(HUB, self.hub_ca), **changes}
         zone: ZoneId = settings.pop("zone", PLANT)
-        return ClientConfig(zone, HUB, LOOPBACK, port, **settings)
+        host: str = settings.pop("host", LOOPBACK)
+        return ClientConfig(zone, HUB, host, port, **settings)
 
     def registered(self, zone: ZoneId, *authorities: Authority) -> Registered:
         """A registry that knows one zone."""

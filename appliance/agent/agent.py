@@ -24,6 +24,7 @@ from appliance.node.config import Endpoint, NodeConfig, Uplink
 from appliance.node.status import CrossingReport, PeerStatus, Problem
 from appliance.node.zone import ZoneRuntime, wall_clock_ms
 from appliance.peer.client import ClientConfig, PeerClient, open_peer
+from appliance.peer.dial import HttpProxy
 from appliance.peer.trust_client import TrustClient, trust_client_context
 
 
@@ -78,7 +79,8 @@ class Agent:
         )
         if keeper is None or endpoint is None:
             return None
-        hub = TrustClient(self._uplink.zone, endpoint.host, endpoint.port, partial(trust_client_context, hub_ca))
+        tls = partial(trust_client_context, hub_ca)
+        hub = TrustClient(self._uplink.zone, endpoint.host, endpoint.port, tls, proxy=self._proxy)
         return TrustLoop(self._config.zone, keeper, hub, changed=self._zone.changed.fire)
 
     def _client_config(self, endpoint: Endpoint) -> ClientConfig:
@@ -93,7 +95,13 @@ class Agent:
             now=standing.now,
             handshakes=standing.handshakes,
             longest_session_s=standing.longest_session_s,
+            proxy=self._proxy,
         )
+
+    @property
+    def _proxy(self) -> HttpProxy | None:
+        at = self._config.proxy
+        return None if at is None else HttpProxy(at.host, at.port)
 
     def _make_crossings(self, peer: PeerClient) -> list[tuple[str, Crossing]]:
         here, hub = self._config.zone, self._uplink.zone

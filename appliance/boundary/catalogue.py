@@ -144,6 +144,12 @@ CATALOGUE: dict[Reason, ReasonText] = {
         _C.UNAVAILABLE,
         _E.NOT_READY,
     ),
+    _R.PROXY_REFUSED: _T(
+        "the HTTP proxy does not connect to the peer",
+        "the proxy must let this box CONNECT to the hub's host and ports, without user and password; see its log",
+        _C.UNAVAILABLE,
+        _E.NOT_READY,
+    ),
     _R.PEER_TIMEOUT: _T(
         "the peer did not answer in time", "it is tried again with growing pauses", _C.DEADLINE_EXCEEDED, _E.NOT_READY
     ),

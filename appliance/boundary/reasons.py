@@ -79,6 +79,7 @@ class Reason(StrEnum):
     BROKER_NOT_DURABLE = "broker_not_durable"
     BROKER_REFUSED = "broker_refused"
     LINK_DOWN = "link_down"
+    PROXY_REFUSED = "proxy_refused"
     PEER_TIMEOUT = "peer_timeout"
     PEER_FAULT = "peer_fault"
     BUSY = "busy"

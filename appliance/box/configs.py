@@ -24,7 +24,7 @@ from appliance.box.layout import (
 )
 from appliance.box.storage import MIB, Storage
 from appliance.brokers.config import Limits, Local, Plant, Secrets, socket_address
-from appliance.brokers.control import ControlLeaf, HubAddress, TlsFiles
+from appliance.brokers.control import ControlLeaf, HubAddress, ProxyAddress, TlsFiles
 from appliance.brokers.facts import FactsBroker, IncludedTrust
 from appliance.keys.folder import PkiFolder
 from appliance.keys.keeper.config import SESSION_S
@@ -160,12 +160,22 @@ class BoxConfigs:
             *lines,
             *(f"host = {host}", f"port = {endpoints.rpc}"),
             *("[trust]", f"host = {host}", f"port = {endpoints.trust}"),
+            *self._proxy(),
         ]
 
+    def _proxy(self) -> list[str]:
+        proxy = self.site.proxy
+        return [] if proxy is None else ["[proxy]", f"host = {_text(proxy.host)}", f"port = {proxy.port}"]
+
     def hub_host(self, endpoints: HubEndpoints) -> str:
-        """What is dialled: the hub's identity, for which ``/etc/hosts`` has its addresses; else what the site says."""
+        """What is dialled: the hub's identity, for which ``/etc/hosts`` has its addresses; else what the site says.
+
+        A proxy is asked for what the site says, for it knows no identities.
+        """
         if self.choices.hub_host:
             return self.choices.hub_host
+        if self.site.proxy is not None:
+            return endpoints.host
         if self.choices.names:
             return self.site.hub_identity
         return str(endpoints.addresses[0]) if endpoints.addresses else endpoints.host
@@ -186,7 +196,9 @@ class BoxConfigs:
         endpoints = self.site.endpoints
         if endpoints is None:
             return None
-        at = self.layout
+        at, proxy = self.layout, self.site.proxy
+        # nats-server expects the certificate to have the name that it dials, unless that is an address
+        host = self.hub_host(endpoints) if proxy is None else str(endpoints.addresses[0])
         return ControlLeaf(
             self.zone,
             Local(HOST, self.choices.control_port),
@@ -194,7 +206,8 @@ class BoxConfigs:
             secrets,
             Limits(self.storage.control, max_memory_store=16 * MIB, max_connections=_CONTROL_CONNECTIONS),
             TlsFiles(at.session("control"), PkiFolder(at.pki).hub_ca),
-            HubAddress(self.site.hub, self.hub_host(endpoints), endpoints.leaf),
+            HubAddress(self.site.hub, host, endpoints.leaf),
+            None if proxy is None else ProxyAddress(proxy.host, proxy.port),
         ).render()
 
     def listeners(self) -> list[tuple[int, str, int]]:

@@ -24,6 +24,7 @@ from appliance.box.storage import Storage
 from appliance.keys.folder import PkiFolder
 from appliance.keys.keeper.client import KeeperClient
 from appliance.node.documents import write_status
+from appliance.peer.dial import HttpProxy
 from appliance.peer.trust_client import TrustClient, trust_client_context
 
 NAME = "enrol"
@@ -62,6 +63,7 @@ async def enrol(layout: BoxLayout, chosen: BoxChoices) -> None:
         configs.hub_host(site.endpoints),
         site.endpoints.trust,
         lambda: trust_client_context(pki.hub_ca),
+        proxy=None if site.proxy is None else HttpProxy(site.proxy.host, site.proxy.port),
     )
 
     def say(values: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ travel on ``_R_.>``, the broker's one-time reply subjects; no ``_INBOX`` crosses
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,6 +51,9 @@ REPLIES: Final = "_R_.>"
 """One-time reply subjects the brokers make for each request between accounts."""
 NEVER_CROSSING: Final = ("facts.>", "log.>", "dead.>", "$JS.>", "$KV.>", "$O.>", "$SYS.>", "_INBOX.>")
 """Denied on the leaf besides; nothing of it can reach the uplink account anyway."""
+
+PROXY_TIMEOUT: Final = "10s"
+_HOST: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 LEAVES_PER_ZONE: Final = 2
 """One, and one more for the moment in which a broken connection has not been noticed yet."""
@@ -115,6 +119,29 @@ class HubAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyAddress:
+    """An HTTP proxy that connects the leaf to the hub by CONNECT.
+
+    nats-server looks the host up itself before it asks the proxy, and expects the certificate to have the name that it
+    asked for. So behind a proxy the hub has a numeric address.
+
+    :raises RefusedError: ``bad_input``: not a port, or no host.
+    """
+
+    host: str
+    port: int
+
+    def __post_init__(self) -> None:
+        check_port(self.port)
+        if not _HOST.fullmatch(self.host):
+            parse_address(self.host)
+
+    def block(self) -> dict[str, Value]:
+        """The field ``proxy`` of a remote."""
+        return {"url": f"http://{socket_address(self.host, self.port)}", "timeout": PROXY_TIMEOUT}
+
+
+@dataclass(frozen=True, slots=True)
 class ControlLeaf:
     """The declaration of a plant's nats-control. It starts and serves local clients with or without the hub."""
 
@@ -125,6 +152,7 @@ class ControlLeaf:
     limits: Limits
     tls: TlsFiles
     hub: HubAddress
+    proxy: ProxyAddress | None = None
 
     def render(self) -> str:
         """The configuration text for nats-server; it holds passwords."""
@@ -158,6 +186,7 @@ class ControlLeaf:
             "deny_imports": list(NEVER_CROSSING),
             "deny_exports": list(NEVER_CROSSING),
             "tls": self.tls.block(),
+            **({} if self.proxy is None else {"proxy": self.proxy.block()}),
         }
 
 

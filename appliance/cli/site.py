@@ -198,8 +198,6 @@ def _print(config: SiteConfig, more: dict[str, str], output: str) -> None:
     click.echo("\nthe box may dial:")
     rows = [(each.purpose, each.protocol, each.host, str(each.port), ", ".join(each.users)) for each in egress(config)]
     _print_rows(["for", "by", "host", "port", "user"], rows)
-    if config.proxy is not None:
-        click.echo("note: this version does not dial through a proxy yet")
     click.echo("\nit may be dialled on:")
     listens = [(each.purpose, each.device, str(each.address), str(each.port)) for each in ingress(config)]
     _print_rows(["for", "device", "address", "port"], listens)

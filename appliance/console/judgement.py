@@ -239,7 +239,9 @@ FINDERS: Final[tuple[Finder, ...]] = (
 )  # fmt: skip
 """Everything the page looks for. Where two find the same, what services told comes first."""
 
-_UNREACHABLE: Final = frozenset({Reason.LINK_DOWN, Reason.PEER_TIMEOUT, Reason.TIME_UNKNOWN, Sign.ENROLMENT_CALLS})
+_UNREACHABLE: Final = frozenset(
+    {Reason.LINK_DOWN, Reason.PROXY_REFUSED, Reason.PEER_TIMEOUT, Reason.TIME_UNKNOWN, Sign.ENROLMENT_CALLS}
+)
 _UNPROVEN: Final = frozenset({Reason.NO_SESSION, Reason.NOT_ENROLLED, Reason.TIME_UNKNOWN, Reason.LINK_DOWN})
 _SHUT: Final = frozenset({Sign.LEASE_CLOSED, Sign.LEASE_NOT_YET, Reason.NOT_READY})
 _OF_THE_UPLINK: Final = frozenset({Sign.LEASE_CLOSED, Sign.LEASE_NOT_YET, Reason.FIREWALL_FAULT})
@@ -264,6 +266,7 @@ EXPLAINS: Final[dict[str, frozenset[str]]] = {
     Reason.NOT_ENROLLED: frozenset({Reason.NO_SESSION, Reason.TIME_UNKNOWN, Reason.LINK_DOWN}),
     Reason.LINK_DOWN: frozenset({Reason.TIME_UNKNOWN}),
     Reason.PEER_TIMEOUT: frozenset({Reason.LINK_DOWN}),
+    Reason.PROXY_REFUSED: frozenset({Reason.LINK_DOWN, Reason.TIME_UNKNOWN}),
     Reason.BROKER_UNAVAILABLE: _SHUT | {Sign.AGENT_STARTS},
     Reason.BROKER_NOT_DURABLE: _SHUT | {Sign.AGENT_STARTS},
     Reason.TPM_ABSENT: _UNPROVEN | _SHUT,

@@ -49,6 +49,10 @@ serves peers). Relative paths are relative to the document. Example::
     host = "127.0.0.1"
     port = 8443
 
+    # [proxy]                      # agents only, by choice: the HTTP proxy that connects to [uplink] and [trust]
+    # host = "192.0.2.30"
+    # port = 3128
+
     [listen]                       # hubs only: where peers dial in
     host = "127.0.0.1"
     port = 8443
@@ -179,6 +183,7 @@ class NodeConfig:
 
     :param trust: an agent dials it, a hub listens there; ``None``: no enrolment, time and attestation by network.
     :param office: what the hub's trust service stands on; ``None`` on agents.
+    :param proxy: the HTTP proxy through which an agent dials; ``None``: it dials directly.
     """
 
     policy: ZonePolicy
@@ -193,6 +198,7 @@ class NodeConfig:
     office: OfficeConfig | None = None
     control: ControlConfig | None = None
     plant: PlantConfig | None = None
+    proxy: Endpoint | None = None
 
     @property
     def zone(self) -> ZoneId:
@@ -240,6 +246,7 @@ def _parse(root: Section, base: Path) -> NodeConfig:
         None if trust is None or listen is None else _office(trust, base),
         _control(root.section("control"), base),
         _plant(root.section("plant"), base),
+        _only_endpoint(root.section("proxy")),
     )
     if trust is not None:
         trust.end()
@@ -311,6 +318,8 @@ def _check(config: NodeConfig) -> None:
     policy = config.policy
     if (config.uplink is None) == (config.listen is None):
         raise RefusedError(Reason.BAD_INPUT, "exactly one of [uplink] (an agent) and [listen] (a hub) is needed")
+    if config.proxy is not None and (config.uplink is None or config.uplink.endpoint is None):
+        raise RefusedError(Reason.BAD_INPUT, "[proxy] is for agents that dial: [uplink] has no host and port")
     if config.control is not None and config.listen is None:
         raise RefusedError(Reason.BAD_INPUT, "[control] is for hubs: only they guard leaf connections")
     if config.uplink is not None and config.uplink.zone not in policy.peers:

@@ -24,6 +24,7 @@ from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.names import ZoneId, identity_of
 from appliance.boundary.reasons import Reason
 from appliance.peer.connect import SERVICE
+from appliance.peer.dial import HttpProxy, open_tcp
 from appliance.peer.faults import error_from_json
 from appliance.peer.frames import quiet_frames
 from appliance.peer.handshakes import NO_HTTP2, TIMED_OUT, HandshakeCounts
@@ -65,6 +66,7 @@ class ClientConfig:
     limits: LinkLimits = field(default=LinkLimits())
     handshakes: HandshakeCounts = field(default_factory=HandshakeCounts)
     longest_session_s: float = LONGEST_SESSION_S
+    proxy: HttpProxy | None = None
 
 
 @asynccontextmanager
@@ -216,10 +218,7 @@ class PeerClient(PeerStub):
         own = config.tls()
         own.check(config.now())
         prover = Prover(config.registry, config.now, own.ends_at, config.handshakes, config.longest_session_s)
-        try:
-            tcp = await trio.open_tcp_stream(config.host, config.port)
-        except OSError as error:
-            raise UnavailableError(Reason.LINK_DOWN, str(error)) from error
+        tcp = await open_tcp(config.host, config.port, config.proxy)
         try:
             tls = trio.SSLStream(tcp, own.context, server_hostname=identity_of(config.peer), https_compatible=True)
             await tls.do_handshake()

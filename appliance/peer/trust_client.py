@@ -24,6 +24,7 @@ from appliance.boundary.names import ZoneId, identity_of
 from appliance.boundary.proto.bsfg.v1 import trust_pb2 as pb
 from appliance.boundary.reasons import Reason
 from appliance.boundary.trust import AttestationAnswer
+from appliance.peer.dial import HttpProxy, open_tcp
 from appliance.peer.faults import error_from_json
 from appliance.peer.frames import quiet_frames
 from appliance.peer.link import Headers, Link, LinkLimits, Reply, stream_error
@@ -65,6 +66,7 @@ class TrustClient:
     tls: Callable[[], ssl.SSLContext]
     connect_s: float = 10.0
     call_s: float = 30.0
+    proxy: HttpProxy | None = None
 
     async def get_time(self, nonce: bytes) -> bytes:
         """See :class:`~appliance.boundary.trust.TrustPort`."""
@@ -130,10 +132,7 @@ class TrustClient:
             context = self.tls()
         except OSError as error:
             raise DeniedError(Reason.BAD_CERTIFICATE, f"the hub CA's certificate: {error}") from error
-        try:
-            tcp = await trio.open_tcp_stream(self.host, self.port)
-        except OSError as error:
-            raise UnavailableError(Reason.LINK_DOWN, str(error)) from error
+        tcp = await open_tcp(self.host, self.port, self.proxy)
         try:
             tls = trio.SSLStream(tcp, context, server_hostname=identity_of(self.hub), https_compatible=True)
             await tls.do_handshake()

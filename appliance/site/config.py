@@ -181,7 +181,7 @@ class HubEndpoints:
     :param host: a DNS name or an address. :param addresses: what the name stands for, where no DNS is to be asked;
         with an address as host: that one.
     :param rpc: port of the contract (agent). :param trust: port of time, enrolment and attestation (agent, enrolment).
-    :param leaf: port of the NATS leaf connection (nats-control); behind a proxy it is spoken to by WebSocket.
+    :param leaf: port of the NATS leaf connection (nats-control).
     """
 
     host: str

@@ -230,6 +230,9 @@ def _check_reach(root: Table, config: SiteConfig) -> None:
     if config.proxy is not None:
         proxy = numeric(config.proxy.host)
         _check_boundary(root, config, ("proxy", "host"), () if proxy is None else (proxy,))
+        if config.endpoints is not None and not config.endpoints.addresses:
+            why = "behind a proxy the control plane dials the hub by address; name at least one"
+            raise root.fault("hub", f"[hub] addresses: {why}", "host")
     elif config.endpoints is not None:
         where = ("hub", "host" if numeric(config.endpoints.host) else "addresses")
         _check_boundary(root, config, where, config.endpoints.addresses)

@@ -37,7 +37,10 @@ def hosts(config: SiteConfig, resolved: Resolved | None = None) -> str:
     names = config.hub_identity
     if config.endpoints is not None and numeric(config.endpoints.host) is None and config.endpoints.addresses:
         names += f" {config.endpoints.host}"
-    lines += [f"{address} {names}\n" for address in hub_addresses(config, resolved or {})]
+    known = resolved or {}
+    lines += [f"{address} {names}\n" for address in hub_addresses(config, known)]
+    if config.proxy is not None:  # so that all dial it where the firewall lets them
+        lines += [f"{address} {config.proxy.host}\n" for address in known.get(config.proxy.host, ())]
     return HEAD + "".join(lines)
 
 

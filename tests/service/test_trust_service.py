@@ -35,6 +35,7 @@ from appliance.keys.certificates import (
 )
 from appliance.keys.time_token import HubTrust, TimeToken
 from appliance.peer.audit import AuditRecord
+from appliance.peer.dial import HttpProxy
 from appliance.peer.trust_client import TrustClient, trust_client_context
 from appliance.peer.trust_server import (
     TRUST_CONNECTIONS,
@@ -45,6 +46,7 @@ from appliance.peer.trust_server import (
 )
 from tests.attesting import PLANT, SimulatedTpm, boot, measurements, phases
 from tests.pki import Pki
+from tests.proxies import ConnectProxy
 
 HUB = ZoneId("enterprise")
 LOOPBACK = "127.0.0.1"
@@ -105,10 +107,11 @@ class Hub:
             yield self.client()
             nursery.cancel_scope.cancel()
 
-    def client(self, hub: ZoneId = HUB, ca_file: Path | None = None) -> TrustClient:
-        """A box that trusts this CA."""
+    def client(self, hub: ZoneId = HUB, ca_file: Path | None = None, proxy: HttpProxy | None = None) -> TrustClient:
+        """A box that trusts this CA. :param proxy: asked for the hub by a name that only it knows."""
         tls = partial(trust_client_context, ca_file or self.ca_file)
-        return TrustClient(hub, LOOPBACK, self.port, tls, connect_s=5, call_s=10)
+        host = LOOPBACK if proxy is None else "hub.example.com"
+        return TrustClient(hub, host, self.port, tls, connect_s=5, call_s=10, proxy=proxy)
 
     async def curl(self, method: str, body: object, *options: str) -> tuple[int, object]:
         """HTTP status and JSON answer."""
@@ -353,3 +356,18 @@ def test_openssl_agrees_that_dates_alone_are_not_checked(tmp_path: Path) -> None
     refused = subprocess.run([*command, str(hub.session)], capture_output=True, text=True, check=False)
     assert "expired" in refused.stderr
     subprocess.run([*command, "-no_check_time", str(hub.session)], check=True, capture_output=True)
+
+
+async def test_a_box_enrols_through_a_proxy(tmp_path: Path) -> None:
+    """Which knows the hub by name; what it refuses is no fault of the hub."""
+    hub, proxy = Hub(tmp_path), ConnectProxy()
+    async with hub.serving(), trio.open_nursery() as nursery:
+        through = hub.client(proxy=HttpProxy(LOOPBACK, await nursery.start(proxy.run)))
+        assert await through.enrol(b"abc") == b"cba"
+        proxy.answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+        with pytest.raises(UnavailableError) as caught:
+            await through.enrol(b"abc")
+        assert caught.value.reason is Reason.PROXY_REFUSED
+        assert "wants a user and a password" in caught.value.detail
+        assert proxy.asked == [f"hub.example.com:{hub.port}"] * 2
+        nursery.cancel_scope.cancel()

@@ -23,7 +23,7 @@ from appliance.box.options import choices
 from appliance.box.storage import Storage
 from appliance.keys.keeper.config import KeeperConfig
 from appliance.keys.local.applications import Role
-from appliance.node.config import NodeConfig
+from appliance.node.config import Endpoint, NodeConfig
 from appliance.node.status import BoundaryStatus, CrossingReport, StatusDocument
 from appliance.site.document import sign_site
 from appliance.site.store import SiteStore
@@ -87,6 +87,25 @@ def test_every_documented_example_is_applied(at: BoxLayout, name: str) -> None:
     assert 'include "../facts/trust.conf"' in at.facts_config.read_text()
     x509.load_pem_x509_certificate((at.pki / "hub-ca.pem").read_bytes())
     assert [path.name for path in at.network.glob("*-bsfg-*")]
+
+
+def test_behind_a_proxy_all_three_dial_it(at: BoxLayout) -> None:
+    """The agent asks it for the hub's name, the leaf for its address; enrolment is told by the site itself."""
+    bring(at, "proxy")
+    take(at)
+    node, control = NodeConfig.load(at.node_config), at.control_config.read_text()
+    assert node.proxy == Endpoint("proxy.plant-b.example.com", 3128)
+    assert node.uplink is not None
+    assert node.uplink.endpoint is not None
+    assert node.trust is not None
+    assert {node.uplink.endpoint.host, node.trust.host} == {"hub.example.com"}
+    assert "proxy:" in control
+    assert 'url: "http://proxy.plant-b.example.com:3128"' in control
+    assert "tls://203.0.113.10:7422" in control
+    bring(at, "two-nics", 2)
+    take(at)
+    assert NodeConfig.load(at.node_config).proxy is None
+    assert "proxy:" not in at.control_config.read_text()
 
 
 def test_only_named_users_may_ask_the_keeper_and_each_for_its_own(at: BoxLayout) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -15,7 +16,7 @@ from appliance.boundary.names import Category, ProducerId, ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.brokers.accounts import LocalRights, application_claims, published
 from appliance.brokers.config import Limits, Local, Plant, Secrets, write_config
-from appliance.brokers.control import ControlHub, ControlLeaf, HubAddress, TlsFiles
+from appliance.brokers.control import ControlHub, ControlLeaf, HubAddress, ProxyAddress, TlsFiles
 from appliance.brokers.facts import BrokerTrust, FactsBroker, IncludedTrust, connections_each
 from appliance.brokers.syntax import render
 
@@ -72,6 +73,20 @@ def test_every_broker_is_durable_and_bounded(text: str) -> None:
 def test_no_broker_has_what_is_not_needed(text: str, word: str) -> None:
     """No monitoring port, no other protocol, no way in without a credential."""
     assert not re.search(rf"\b{word}\b", text)
+
+
+def test_a_leaf_dials_through_a_proxy_that_it_is_given() -> None:
+    """Without user and password, and with bounded patience; without one there is no such field."""
+    address = HubAddress(HUB, "192.0.2.7", 7422)
+    made = partial(ControlLeaf, PLANT, LISTEN, Path("/store"), SECRETS, LIMITS, TLS, address)
+    text = made(ProxyAddress("proxy.example.com", 3128)).render()
+    assert 'url: "http://proxy.example.com:3128"' in text
+    assert 'timeout: "10s"' in text
+    assert 'url: "http://[2001:db8::1]:3128"' in made(ProxyAddress("2001:db8::1", 3128)).render()
+    assert "proxy" not in made().render()
+    for host, port in (("proxy", 0), ("user:word@proxy", 1), ('a"b', 1), ("", 1), ("a b", 1), ("a/b", 1)):
+        with pytest.raises(RefusedError):
+            ProxyAddress(host, port)
 
 
 def test_nats_facts_has_no_way_out() -> None:

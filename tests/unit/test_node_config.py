@@ -120,6 +120,20 @@ def test_an_agent_may_have_no_way_to_its_hub(tmp_path: Path) -> None:
         NodeConfig.load(tmp_path / "node.toml")
 
 
+def test_an_agent_may_dial_through_a_proxy(tmp_path: Path) -> None:
+    """Whoever dials nothing has no use for one."""
+    path, proxy = tmp_path / "node.toml", '[proxy]\nhost = "proxy.example.com"\nport = 3128\n'
+    path.write_text(f"{DOCUMENT}{proxy}")
+    assert NodeConfig.load(path).proxy == Endpoint("proxy.example.com", 3128)
+    path.write_text(DOCUMENT)
+    assert NodeConfig.load(path).proxy is None
+    head = DOCUMENT.partition("[uplink]")[0]
+    for rest in ('[uplink]\nzone = "enterprise"\n', '[listen]\nhost = "127.0.0.1"\nport = 8443\n'):
+        path.write_text(f"{head}{rest}{proxy}")
+        with pytest.raises(RefusedError, match="is for agents that dial"):
+            NodeConfig.load(path)
+
+
 def test_a_hub_needs_no_uplink(tmp_path: Path) -> None:
     """What makes it a hub is where it listens."""
     text = DOCUMENT.partition("[uplink]")[0] + '[listen]\nhost = "127.0.0.1"\nport = 8443\n'

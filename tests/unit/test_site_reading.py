@@ -183,6 +183,7 @@ RULES = [
     ("single-site", '["nts.example.com"]', "[]", "[time]", "needs nts or ntp"),
     ("single-site", '["nts.example.com"]', '["192.0.2.7"]', "nts", "the last part is a number"),
     ("proxy", "port = 3128", "", "[proxy]", "needs port"),
+    ("proxy", 'addresses = ["203.0.113.10"]', "", 'host = "hub', "the control plane dials the hub by address"),
     ("proxy", '"proxy.plant-b.example.com"', '"http://proxy"', "host = \"http", "no scheme and no port"),
     ("proxy", "port = 3128", 'port = 3128\nuser = "x"', "user =", "unknown field 'user'"),
     # the plant's listener

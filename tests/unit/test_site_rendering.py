@@ -246,6 +246,9 @@ def test_behind_a_proxy_the_hub_is_not_dialled() -> None:
     assert {each.host for each in egress(config) if each.purpose in (Purpose.HUB, Purpose.PROXY)} == {
         "proxy.plant-b.example.com"
     }
+    found = hosts(config, {"proxy.plant-b.example.com": [ip_address("192.0.2.30")]})
+    assert "192.0.2.30 proxy.plant-b.example.com\n" in found
+    assert "203.0.113.10 enterprise-bsfg hub.example.com\n" in found
 
 
 def test_an_air_gapped_box_dials_nothing_but_its_clock() -> None:

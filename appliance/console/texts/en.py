@@ -185,6 +185,10 @@ FINDINGS: Final[dict[str, FindingText]] = {
         "the hub cannot be reached",
         "Check uplink, router and firewall between here and the hub. Nothing is lost meanwhile.",
     ),
+    _R.PROXY_REFUSED: _F(
+        "the proxy does not let this box through to the hub",
+        "Ask whoever runs the proxy: it must allow CONNECT to the hub's ports. Nothing is lost meanwhile.",
+    ),
     _R.PEER_TIMEOUT: _F(
         "the hub does not answer in time", "Wait: it is tried again. If it stays, call the operator of the hub."
     ),
