@@ -10,24 +10,20 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from appliance.box.configs import BoxChoices, BoxConfigs
 from appliance.box.layout import BoxLayout, User
-from appliance.box.storage import Storage, share
+from appliance.box.rendering import OURS, public_files, storage_of
+from appliance.box.storage import Storage
 from appliance.brokers.config import Secrets
 from appliance.keys.files import GROUP, PRIVATE, PUBLIC, replace_file, write_atomically
 from appliance.keys.folder import PkiFolder
 from appliance.site.config import SiteConfig
-from appliance.site.egress import names_to_resolve, nft_script, nft_sets
-from appliance.site.network import network_files
-from appliance.site.services import chrony_conf, hosts, resolv_conf, site_authorities
+from appliance.site.services import hosts
 
-OURS: Final = "*-bsfg-*"
-"""Files of ours in networkd's folder."""
 NOTHING: Final = "# Not configured: the sets of the firewall stay empty.\n"
 _LOCALHOST: Final = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n"
 
@@ -43,26 +39,22 @@ class Applying:
         """Write everything; how the disk was shared. :raises OSError: the disk or memory is full."""
         at = self.layout
         self._folders()
-        storage = share(_size_of(at.state), site.policy)
+        storage = storage_of(at, site)
         configs = BoxConfigs(site, at, storage, self.choices)
         self._certificates(site)
-        replace_file(at.operators, "".join(site.trust.operators).encode(), PUBLIC)
-        self._give(at.keeper_config, configs.keeper(), User.KEEPER)
-        self._give(at.facts_config, configs.facts(), User.FACTS)
         control = configs.control(self._control_secrets())
         if control is None:
             at.control_config.unlink(missing_ok=True)
         else:
             self._give(at.control_config, control, User.CONTROL)
-        self._network(network_files(site))
+        files = public_files(configs)
+        for path in at.network.glob(OURS):
+            if path not in files:
+                path.unlink()
         replace_file(at.hosts_file, hosts(site).encode(), PUBLIC)
-        replace_file(at.resolv, resolv_conf(site).encode(), PUBLIC)
-        self._time(site)
-        self._public(at.names, json.dumps(names_to_resolve(site)) if names_to_resolve(site) else None)
-        replace_file(at.sets, nft_script(nft_sets(site)).encode(), PUBLIC)
-        replace_file(at.listeners, json.dumps(configs.listeners()).encode(), PUBLIC)
         self._take_voucher()
-        self._give(at.node_config, configs.node(), User.AGENT)  # last: units that look for it may start now
+        for path, data in files.items():
+            self._public(path, data)
         return storage
 
     def apply_nothing(self) -> None:
@@ -71,10 +63,11 @@ class Applying:
         self._folders()
         for path in (
             *(at.keeper_config, at.node_config, at.facts_config, at.control_config),
-            *(at.chrony, at.names, at.listeners),
+            *(at.chrony, at.names, at.listeners, at.applied_site),
         ):
             path.unlink(missing_ok=True)
-        self._network({})
+        for path in at.network.glob(OURS):
+            path.unlink()
         replace_file(at.hosts_file, _LOCALHOST.encode(), PUBLIC)
         replace_file(at.resolv, b"", PUBLIC)
         replace_file(at.sets, NOTHING.encode(), PUBLIC)
@@ -96,11 +89,11 @@ class Applying:
         replace_file(path, text.encode(), GROUP, int(user) if os.geteuid() == 0 else None)
 
     @staticmethod
-    def _public(path: Path, text: str | None) -> None:
-        if text is None:
+    def _public(path: Path, data: bytes | None) -> None:
+        if data is None:
             path.unlink(missing_ok=True)
         else:
-            replace_file(path, text.encode(), PUBLIC)
+            replace_file(path, data, PUBLIC)
 
     def _control_secrets(self) -> Secrets:
         """Passwords on loopback: made once a boot, so that the broker need not start again when this runs again."""
@@ -130,19 +123,6 @@ class Applying:
                 path.unlink(missing_ok=True)
         write_atomically(pki.hub_ca, new, PUBLIC)
 
-    def _network(self, files: Mapping[str, str]) -> None:
-        folder = self.layout.network
-        for path in folder.glob(OURS):
-            if path.name not in files:
-                path.unlink()
-        for name, text in files.items():
-            replace_file(folder / name, text.encode(), PUBLIC)
-
-    def _time(self, site: SiteConfig) -> None:
-        at, authorities = self.layout, site_authorities(site)
-        self._public(at.site_authorities, authorities or None)
-        self._public(at.chrony, chrony_conf(site, at.site_authorities if authorities else None))
-
     def _take_voucher(self) -> None:
         """From the ESP, where the flasher put it. One that is used up does no harm."""
         try:
@@ -151,8 +131,3 @@ class Applying:
             return
         group = int(User.ENROL) if os.geteuid() == 0 else None
         replace_file(self.layout.voucher, data, GROUP, group)
-
-
-def _size_of(folder: Path) -> int:
-    state = os.statvfs(folder)
-    return state.f_blocks * state.f_frsize

@@ -26,6 +26,7 @@ class User(IntEnum):
     CONSOLE = 956
     ENROL = 957
     NAMES = 958
+    SENSOR = 959
 
     @property
     def login(self) -> str:
@@ -157,6 +158,11 @@ class BoxLayout:
         """The local keys' one secret, sealed by systemd to the TPM."""
         return self.local / "root.cred"
 
+    @property
+    def watchdog_state(self) -> Path:
+        """What the watchdog remembers of a quarantine, and the evidence."""
+        return self.state / "watchdog"
+
     # -- what is good for this boot ------------------------------------------------------------------------------------
 
     @property
@@ -168,6 +174,11 @@ class BoxLayout:
     def config(self) -> Path:
         """Generated configurations."""
         return self.run / "config"
+
+    @property
+    def applied_site(self) -> Path:
+        """The signed site configuration that everything of this boot was made from."""
+        return self.config / "site.toml"
 
     @property
     def keeper_config(self) -> Path:
@@ -303,6 +314,16 @@ class BoxLayout:
     def keeper_socket(self) -> Path:
         """Where the keeper is asked."""
         return self.keeper_run / "keeper.sock"
+
+    @property
+    def readings_socket(self) -> Path:
+        """Where the sensor tells the watchdog what it sees."""
+        return self.watchdog_run / "readings.sock"
+
+    @property
+    def sensor_run(self) -> Path:
+        """What the sensor keeps for this boot."""
+        return self.run / "sensor"
 
     @property
     def sessions(self) -> Path:

@@ -22,6 +22,7 @@ from appliance.box.applying import Applying
 from appliance.box.layout import BoxLayout
 from appliance.box.options import choices, choices_options, layout_of, root_option, run_program
 from appliance.box.storage import Storage
+from appliance.keys.files import PUBLIC, replace_file
 from appliance.node.documents import problem, problem_of, write_status
 from appliance.site.document import SignedSite
 from appliance.site.ports import named_ports
@@ -55,6 +56,7 @@ def run(layout: BoxLayout, applying: Applying) -> None:
             say(layout, store, {"state": "failed" if damaged else "missing"}, problems)
             return
         storage = applying.apply(signed.config)
+        replace_file(layout.applied_site, signed.data, PUBLIC)
     except OSError as error:
         failed = UnavailableError(Reason.BAD_ENVIRONMENT, str(error))
         write_status(layout.status, NAME, {"state": "failed", "problems": [problem_of(failed, NAME)]})

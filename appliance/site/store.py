@@ -206,6 +206,22 @@ class SiteStore:
             return None
         return found if isinstance(found, dict) else None
 
+    def pinned(self) -> frozenset[str]:
+        """Who may sign the next document, and signed what is in force; empty: nobody is pinned yet.
+
+        :raises IntegrityError: ``bad_site``: neither can be read. :raises DeniedError: ``site_unsigned``: what is in
+            force is not signed. :raises OSError: the disk fails.
+        """
+        try:
+            before = open_site(self._site.read_bytes(), self._site.name)
+        except FileNotFoundError:
+            before = None
+        signers = self._memory(before).signers
+        try:  # one that was just taken may name others; until the reboot, the one before is at work
+            return signers | open_site(self._previous.read_bytes(), self._previous.name).pinned
+        except (FileNotFoundError, BsfgError):
+            return signers
+
     @property
     def _site(self) -> Path:
         return self._folder / "site.toml"

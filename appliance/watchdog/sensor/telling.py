@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sensor's end of the socket: each reading goes to the watchdog at once, and is kept until one is there to hear it.
+
+Kept are the last reading of each probe, and each one that saw something wrong and was not told yet. So a watchdog that
+starts again hears what happened meanwhile, and the present state of everything.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from appliance.watchdog.probing import Reading
+from appliance.watchdog.suspicions import ProbeName
+
+AGAIN_S: Final = 0.25
+"""Between two attempts to connect."""
+PATIENCE_S: Final = 3.0
+"""How long a watchdog may leave a reading in the socket before the connection is made anew."""
+KEPT: Final = 256
+FRESH_S: Final = 10.0
+"""A reading that is older is not told to somebody who connects; the next one is."""
+
+_log = logging.getLogger(__name__)
+
+
+class Telling:
+    """Tells readings to whoever listens at a socket. :param path: of the socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._untold: list[Reading] = []
+        self._last: dict[ProbeName, tuple[float, Reading]] = {}
+        self._news = trio.Event()
+        self._said = ""
+        self.connected = False
+
+    async def tell(self, reading: Reading) -> None:
+        """Take a reading; :meth:`run` sends it."""
+        self._last[reading.probe] = (trio.current_time(), reading)
+        if reading.seen or self.connected:
+            self._untold.append(reading)
+        if len(self._untold) > KEPT:
+            dull = (number for number, each in enumerate(self._untold) if not each.seen)
+            del self._untold[next(dull, 0)]
+        self._news.set()
+
+    async def run(self) -> None:
+        """Connect, send, and connect again; until cancelled."""
+        while True:
+            try:
+                stream = await trio.open_unix_socket(self._path)
+            except OSError as error:
+                self._problem(f"{self._path}: {error.strerror or error}")
+                await trio.sleep(AGAIN_S)
+                continue
+            try:
+                async with stream:
+                    await self._send_all(stream)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+                self._problem(f"the watchdog does not listen any more ({type(error).__name__})")
+                await trio.sleep(AGAIN_S)
+            finally:
+                self.connected = False
+
+    async def _send_all(self, stream: trio.SocketStream) -> None:
+        self.connected = True
+        self._problem("")
+        untold, now = set(map(id, self._untold)), trio.current_time()
+        fresh = [reading for at, reading in self._last.values() if now - at <= FRESH_S and id(reading) not in untold]
+        self._untold.extend(fresh)
+        while True:
+            self._news = trio.Event()
+            while self._untold:
+                reading = self._untold.pop(0)
+                try:
+                    with trio.fail_after(PATIENCE_S):
+                        await stream.send_all(reading.render())
+                except BaseException:
+                    self._untold.insert(0, reading)
+                    raise
+            await self._news.wait()
+
+    def _problem(self, text: str) -> None:
+        if text != self._said:
+            _log.log(logging.WARNING if text else logging.INFO, "%s", text or "the watchdog listens")
+        self._said = text
