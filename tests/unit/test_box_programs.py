@@ -124,18 +124,17 @@ def test_only_named_users_may_ask_the_keeper_and_each_for_its_own(at: BoxLayout)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_each_configuration_is_readable_by_its_service_alone(at: BoxLayout) -> None:
-    """And writable by root alone."""
+def test_each_configuration_is_writable_by_root_alone(at: BoxLayout) -> None:
+    """The sensor reads and compares them; the one with secrets in it is its service's alone."""
     bring(at)
     take(at)
-    for path, user in (
-        (at.keeper_config, User.KEEPER),
-        (at.node_config, User.AGENT),
-        (at.facts_config, User.FACTS),
-        (at.control_config, User.CONTROL),
-    ):
+    for path in (at.keeper_config, at.node_config, at.facts_config, at.applied_site):
         state = path.stat()
-        assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (0, int(user), 0o640)
+        assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (0, 0, 0o644)
+        for secret in json.loads(at.control_secrets.read_bytes()).values():
+            assert secret not in path.read_text("utf-8")
+    state = at.control_config.stat()
+    assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (0, int(User.CONTROL), 0o640)
     assert at.control_secrets.stat().st_mode & 0o777 == 0o600
 
 

@@ -112,6 +112,7 @@ def test_what_each_unit_may(tree: Path) -> None:
         "bsfg-firewall.service",
         "bsfg-local.service",
         "bsfg-names-sets.service",
+        "bsfg-sensor.service",
         "bsfg-site.service",
         "bsfg-usb.service",
         "bsfg-watchdog.service",

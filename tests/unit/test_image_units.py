@@ -16,6 +16,7 @@ import pytest
 
 from appliance.box.layout import GROUP_NAME, STATUS_GROUP, TPM_DEVICE, BoxLayout, User
 from appliance.watchdog import __main__ as watchdog
+from appliance.watchdog.sensor import listening
 from tools.image.hardening.data import Area, controls
 
 EXTRA = Path(__file__).resolve().parent.parent.parent / "image/mkosi.extra"
@@ -30,7 +31,7 @@ ELSEWHERE = {
 }
 """Named here, and made by somebody else."""
 PYTHON = "/usr/lib/bsfg/venv/bin/python -I -B -m "
-LONG_RUNNING = {"nats-facts", "nats-control", "bsfg-agent", "bsfg-keeper", "bsfg-watchdog"}
+LONG_RUNNING = {"nats-facts", "nats-control", "bsfg-agent", "bsfg-keeper", "bsfg-sensor", "bsfg-watchdog"}
 
 
 def own_units() -> list[Path]:
@@ -160,7 +161,7 @@ def test_what_must_not_end_is_started_again_for_ever(name: str) -> None:
     assert 1 <= int(unit["RestartSec"][0]) <= 5
 
 
-@pytest.mark.parametrize("name", ["bsfg-agent", "bsfg-keeper", "bsfg-watchdog"])
+@pytest.mark.parametrize("name", ["bsfg-agent", "bsfg-keeper", "bsfg-sensor", "bsfg-watchdog"])
 def test_a_main_loop_that_hangs_is_noticed(name: str) -> None:
     """These tell systemd that they live."""
     unit = entries(UNITS / f"{name}.service")
@@ -192,6 +193,8 @@ def test_users_are_those_of_the_layout() -> None:
     assert set(re.findall(rf"^m (\S+) {GROUP_NAME}$", text, re.MULTILINE)) == set(users)
     rule = (EXTRA / "usr/lib/udev/rules.d/90-bsfg-tpm.rules").read_text()
     assert f'GROUP="{int(User.KEEPER)}"' in rule
+    rule = (EXTRA / "usr/lib/udev/rules.d/91-bsfg-root.rules").read_text()
+    assert f'GROUP="{int(User.SENSOR)}", MODE="0440"' in rule
     assert TPM_DEVICE == "/dev/tpmrm0"
 
 
@@ -216,6 +219,9 @@ def test_every_folder_of_the_layout_is_made() -> None:
         at.sessions: "bsfg-keeper",
         at.keeper_run: "bsfg-keeper",
         at.keeper_boot: "bsfg-keeper",
+        at.watchdog_state: "bsfg-watchdog",
+        at.watchdog_run: "bsfg-watchdog",
+        at.sensor_run: "bsfg-sensor",
         at.names_run: "bsfg-names",
         at.facts_run: "root",
         at.agent_run: "root",
@@ -225,7 +231,10 @@ def test_every_folder_of_the_layout_is_made() -> None:
         at.network: "root",
     }
     assert {str(path): made[str(path)][1] for path in owned} == {str(path): user for path, user in owned.items()}
-    for secret in (at.local, at.facts_store, at.control_store, at.agent_state, at.keeper_state, at.keeper_boot):
+    for secret in (
+        *(at.local, at.facts_store, at.control_store, at.agent_state, at.keeper_state, at.keeper_boot),
+        *(at.watchdog_state, at.sensor_run),
+    ):
         assert made[str(secret)][0] == "0700"
     assert made[str(at.facts_run)] == ("0750", "root", "bsfg-facts")
     assert made[str(at.agent_run)] == ("0750", "root", "bsfg-agent")
@@ -246,6 +255,7 @@ def test_every_status_document_has_its_owner_from_the_start() -> None:
 def test_the_watchdog_looks_where_the_layout_says() -> None:
     """It stands below the box's layout and has its own two paths."""
     assert (BoxLayout().status, BoxLayout().keeper_socket) == (watchdog.STATUS_DIR, watchdog.KEEPER)
+    assert (BoxLayout().readings_socket, int(User.SENSOR)) == (listening.SOCKET, listening.SENSOR_USER)
 
 
 @pytest.fixture

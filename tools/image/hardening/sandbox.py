@@ -29,6 +29,7 @@ OURS: Final = (
     "bsfg-ports.service",
     "bsfg-power@.service",
     "bsfg-recovery.service",
+    "bsfg-sensor.service",
     "bsfg-site.service",
     "bsfg-stick.service",
     "bsfg-trial.service",
