@@ -101,7 +101,7 @@ class KernelProbe:
             release = text_of(self._places.proc / "sys/kernel/osrelease")
             self._modules = modules_of(self._places.usr / "lib/modules" / release)
         text = (self._places.proc / "modules").read_text("ascii")
-        loaded = [line.split(" ", 1)[0] for line in text.splitlines()]
+        loaded = [line.split(" ", 1)[0] for line in text.splitlines() if line]
         view.note("modules", len(loaded))
         foreign = [name for name in loaded if name not in self._modules]
         if foreign:

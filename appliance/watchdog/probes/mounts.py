@@ -104,19 +104,19 @@ def judge(mounts: list[Mount], table: Sequence[Allowed], view: View) -> None:
     """What is wrong with the box's own mounts."""
     if root_of(mounts).writable:
         view.see(Code.ROOT_WRITABLE, str(root_of(mounts)))
-    room, taken = Counter(table), Counter[Allowed]()
+    free = Counter(table)
     for mount in mounts:
-        fitting = {allowed for allowed in table if allowed.fits(mount)}
-        stacked = [each for each in fitting if taken[each] >= room[each] and "*" not in each.point]
-        if mount.kind in _OVERLAYS or (not fitting and (in_system(mount.point) or mount.point == "/")):
-            view.see(Code.MOUNT_OVER_SYSTEM, str(mount))
-        elif stacked and (mount.point == "/" or in_system(mount.point)):
-            view.see(Code.MOUNT_OVER_SYSTEM, f"a second time: {mount}")
-        elif not fitting or stacked:
-            view.see(Code.MOUNT_FOREIGN, f"a second time: {mount}" if stacked else str(mount))
-        taken.update(fitting)
-        for allowed in fitting:
-            lost = allowed.flags - mount.options - (mount.of_all if allowed.point == "/" else frozenset())
+        fitting = [each for each in table if each.fits(mount)]
+        places = [each for each in fitting if free[each] > 0 or "*" in each.point]
+        system = in_system(mount.point) or mount.point == "/"
+        if mount.kind in _OVERLAYS or (system and not places):
+            view.see(Code.MOUNT_OVER_SYSTEM, f"a second time: {mount}" if fitting else str(mount))
+        elif not places:
+            view.see(Code.MOUNT_FOREIGN, f"a second time: {mount}" if fitting else str(mount))
+        else:
+            place = min(places, key=lambda each: len(each.flags - mount.options))
+            free[place] -= 1
+            lost = place.flags - mount.options
             if lost and mount.point != "/":
                 view.see(Code.MOUNT_LOOSENED, f"{mount} lost {', '.join(sorted(lost))}")
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sensor's end of the socket: each reading goes to the watchdog at once, and is kept until one is there to hear it.
 
-Kept are the last reading of each probe, and each one that saw something wrong and was not told yet. So a watchdog that
-starts again hears what happened meanwhile, and the present state of everything.
+Kept are the last reading of each probe, and each one that saw something wrong and was not told yet, or so shortly before
+that it may have been lost with the watchdog. So one that starts again hears what happened meanwhile, and then the
+present state of everything.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ KEPT: Final = 256
 FRESH_S: Final = 10.0
 """A reading that is older is not told to somebody who connects; the next one is."""
 
+AGAIN_TOLD_S: Final = 15.0
+"""What was told so shortly before a connection ended, and was wrong, is told once more."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -33,6 +37,7 @@ class Telling:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._untold: list[Reading] = []
+        self._told: list[tuple[float, Reading]] = []
         self._last: dict[ProbeName, tuple[float, Reading]] = {}
         self._news = trio.Event()
         self._said = ""
@@ -69,9 +74,10 @@ class Telling:
     async def _send_all(self, stream: trio.SocketStream) -> None:
         self.connected = True
         self._problem("")
-        untold, now = set(map(id, self._untold)), trio.current_time()
-        fresh = [reading for at, reading in self._last.values() if now - at <= FRESH_S and id(reading) not in untold]
-        self._untold.extend(fresh)
+        now = trio.current_time()
+        again = [reading for at, reading in self._told if now - at <= AGAIN_TOLD_S]
+        wrong = [reading for reading in self._untold if reading.seen]
+        self._untold = [*again, *wrong, *(reading for at, reading in self._last.values() if now - at <= FRESH_S)]
         while True:
             self._news = trio.Event()
             while self._untold:
@@ -82,6 +88,8 @@ class Telling:
                 except BaseException:
                     self._untold.insert(0, reading)
                     raise
+                if reading.seen:
+                    self._told = [*self._told[-KEPT:], (trio.current_time(), reading)]
             await self._news.wait()
 
     def _problem(self, text: str) -> None:

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of tampering of the table: nothing is seen before, its own code and no other then, nothing after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName
+from tests.boxspace import BoxSpace, boxspace
+from tests.tampering import TAMPERINGS, Ground, Tampering
+
+OF_OURS = {
+    *(ProbeName.VERITY, ProbeName.KERNEL, ProbeName.FIRMWARE, ProbeName.MOUNTS, ProbeName.CONFIGURATION),
+    *(ProbeName.EXECUTABLES, ProbeName.HARDWARE, ProbeName.DISK),
+}
+
+
+@pytest.fixture(scope="module")
+def space() -> Iterator[BoxSpace]:
+    """Namespaces that all scenes share, one after another."""
+    with boxspace() as made:
+        yield made
+
+
+def test_every_code_of_these_probes_is_attacked() -> None:
+    """A code without an attack proves nothing."""
+    assert {each.code for each in TAMPERINGS} == {code for code in Code if SUSPICIONS[code].probe in OF_OURS}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda each: each.label)
+def test_tampering_is_seen_and_told_apart(tampering: Tampering, tmp_path: Path, space: BoxSpace) -> None:
+    """With what exactly, for people."""
+    with tampering.scene(Ground(tmp_path, space)) as scene:
+        for _ in range(6):
+            clean = scene.probe.look()
+            assert (clean.seen, clean.blind) == ((), "")
+        scene.inject()
+        reading = scene.look_for(tampering.code)
+        assert reading.blind == ""
+        assert all(each.detail for each in reading.seen)
+        if not scene.lasting:
+            scene.undo()
+            assert scene.probe.look().seen == ()
