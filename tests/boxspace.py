@@ -7,6 +7,7 @@ Control groups with the names of units are real too, in the kernel's one tree, b
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -60,8 +61,7 @@ class BoxSpace:
                 try:
                     yield pid
                 finally:  # it may have left the session that is ended below
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                    _end(pid)
 
     def _enter(self, words: tuple[str | Path, ...]) -> list[str]:
         return ["nsenter", f"--target={self.holder}", "--mount", "--pid", "--", *map(str, words)]
@@ -123,6 +123,17 @@ def _remove(group: Path) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _end(pid: int) -> None:
+    """Kill a process that may not be a child of this one, and wait until it is gone."""
+    with suppress(ProcessLookupError):
+        waiting = os.pidfd_open(pid)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            assert select.select([waiting], [], [], 10)[0], f"{pid} does not end"
+        finally:
+            os.close(waiting)
 
 
 def _others(group: Path) -> bool:

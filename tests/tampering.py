@@ -295,27 +295,27 @@ def _program_of_memory(ground: Ground) -> Iterator[Scene]:
 def _program_of_tmpfs(ground: Ground) -> Iterator[Scene]:
     """A program of the image, copied to a place that can be written."""
     space = ground.space
-    space.run("mount", "-t", "tmpfs", "x", "/mnt")
-    space.run("cp", SLEEP, "/mnt/sleep")
+    space.run("mount", "-t", "tmpfs", "x", "/media")
+    space.run("cp", SLEEP, "/media/sleep")
     try:
         with _processes(ground) as (probe, stack):
             yield Scene(
                 probe,
-                lambda: stack.enter_context(space.process(*_as_agent("/mnt/sleep", "600"), unit=UNIT, runs="sleep")),
+                lambda: stack.enter_context(space.process(*_as_agent("/media/sleep", "600"), unit=UNIT, runs="sleep")),
                 stack.close,
             )
     finally:
-        space.run("umount", "-l", "/mnt")
+        space.run("umount", "-l", "/media")
 
 
 @contextmanager
 def _library_of_tmpfs(ground: Ground) -> Iterator[Scene]:
     """A library from a place that can be written, in a process that runs the right program."""
     space = ground.space
-    space.run("mount", "-t", "tmpfs", "x", "/mnt")
+    space.run("mount", "-t", "tmpfs", "x", "/media")
     library = next(Path("/usr/lib").glob("*-linux-gnu/libm.so.6"))
-    space.run("cp", str(library), "/mnt/lib.so")
-    loading = _as_agent("env", "LD_PRELOAD=/mnt/lib.so", SLEEP, "600")
+    space.run("cp", str(library), "/media/lib.so")
+    loading = _as_agent("env", "LD_PRELOAD=/media/lib.so", SLEEP, "600")
     try:
         with _processes(ground) as (probe, stack):
             yield Scene(
@@ -324,7 +324,7 @@ def _library_of_tmpfs(ground: Ground) -> Iterator[Scene]:
                 stack.close,
             )
     finally:
-        space.run("umount", "-l", "/mnt")
+        space.run("umount", "-l", "/media")
 
 
 @contextmanager
@@ -449,14 +449,14 @@ def _at_a_terminal(ground: Ground) -> Iterator[Scene]:
 def _full(ground: Ground) -> Iterator[Scene]:
     """A real file system, filled."""
     space = ground.space
-    space.run("mount", "-t", "tmpfs", "-o", "size=1m", "x", "/mnt")
+    space.run("mount", "-t", "tmpfs", "-o", "size=1m", "x", "/media")
     tree = ground.tree()
     places = Places(tree.places.proc, tree.places.sys, var=space.root / "mnt")
     filler = space.root / "mnt/filler"
     try:
         yield Scene(DiskProbe(places), lambda: filler.write_bytes(bytes(990 * 1024)), filler.unlink)
     finally:
-        space.run("umount", "-l", "/mnt")
+        space.run("umount", "-l", "/media")
 
 
 @contextmanager
@@ -548,13 +548,13 @@ TAMPERINGS: Final = (
     Tampering(
         _C.MOUNT_FOREIGN,
         "a file system in memory",
-        _in_space(lambda _: [[*_TMPFS, "/mnt"]], ("umount", "/mnt")),
+        _in_space(lambda _: [[*_TMPFS, "/media"]], ("umount", "/media")),
         real=True,
     ),
     Tampering(
         _C.MOUNT_FOREIGN,
         "one folder over another",
-        _in_space(lambda _: [["mount", "--bind", "/var/tmp", "/mnt"]], ("umount", "/mnt")),  # noqa: S108
+        _in_space(lambda _: [["mount", "--bind", "/var/tmp", "/media"]], ("umount", "/media")),  # noqa: S108
         real=True,
     ),
     Tampering(

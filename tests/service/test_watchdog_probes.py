@@ -73,12 +73,12 @@ def test_the_mount_table_says_when_it_changes() -> None:
         probe.look()
         for number in range(20):
             assert select.select([descriptor], [], [], 0)[0] == []
-            space.run("mount", "-t", "tmpfs", str(number), "/mnt")
+            space.run("mount", "-t", "tmpfs", str(number), "/media")
             assert select.select([descriptor], [], [], 5)[0] == [descriptor]
             assert [each.code for each in probe.look().seen if each.code is not Code.ROOT_WRITABLE] == [
                 Code.MOUNT_FOREIGN
             ]
-            space.run("umount", "/mnt")
+            space.run("umount", "/media")
             assert select.select([descriptor], [], [], 5)[0] == [descriptor]
             probe.look()
         probe.close()
@@ -122,8 +122,8 @@ def test_a_service_has_mounts_of_its_own() -> None:
         ("", []),
         ("64 24 0:78 / /usr/lib/bsfg rw - tmpfs x rw\n", [Code.MOUNT_OVER_SYSTEM]),
         ("64 24 253:1 /lib/evil /etc rw - ext4 /dev/mapper/var rw\n", [Code.MOUNT_OVER_SYSTEM]),
-        ("64 24 0:79 / /mnt rw - overlay overlay rw\n", [Code.MOUNT_OVER_SYSTEM]),
-        ("64 24 8:17 / /mnt rw - vfat /dev/sdb1 rw\n", [Code.MOUNT_FOREIGN]),
+        ("64 24 0:79 / /media rw - overlay overlay rw\n", [Code.MOUNT_OVER_SYSTEM]),
+        ("64 24 8:17 / /media rw - vfat /dev/sdb1 rw\n", [Code.MOUNT_FOREIGN]),
         ("64 24 253:0 / / rw - erofs /dev/mapper/root rw\n", [Code.ROOT_WRITABLE]),
     ):
         view = View(ProbeName.MOUNTS)

@@ -27,6 +27,7 @@ from appliance.watchdog.suspicions import Code, ProbeName
 
 CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "bsfg-local.service": ("/usr/bin/systemd-creds",),
+    "bsfg-stick.service": ("/usr/bin/systemctl",),
     "bsfg-trial.service": ("/usr/bin/systemctl",),
     "systemd-udevd.service": ("/usr/bin/kmod", "/usr/sbin/dmsetup", "/usr/sbin/blkid"),
     "systemd-fsck@*.service": ("/usr/sbin/fsck", "/usr/sbin/e2fsck", "/usr/sbin/fsck.fat"),

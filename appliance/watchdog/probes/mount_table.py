@@ -43,6 +43,7 @@ BOX: Final = (
     Allowed("/etc/machine-id", "tmpfs", frozenset({"ro"}), "/machine-id"),
     Allowed("/proc", "proc", _NOTHING),
     Allowed("/run", "tmpfs", _DATA),
+    Allowed("/run/bsfg/stick", "vfat", _NOTHING | {"ro"}),
     Allowed("/run/credentials/*.service", "ramfs", _NOTHING),
     Allowed("/run/credentials/*.service", "tmpfs", _NOTHING),
     Allowed("/run/lock", "tmpfs", _NOTHING),

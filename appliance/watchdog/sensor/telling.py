@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sensor's end of the socket: each reading goes to the watchdog at once, and is kept until one is there to hear it.
 
-Kept are the last reading of each probe, and each one that saw something wrong and was not told yet, or so shortly before
-that it may have been lost with the watchdog. So one that starts again hears what happened meanwhile, and then the
-present state of everything.
+Kept are the last reading of each probe, and each one that saw something wrong and was not told yet, or so shortly
+before that it may have been lost with the watchdog. So one that starts again hears what happened meanwhile, and then
+the present state of everything.
 """
 
 from __future__ import annotations
