@@ -451,8 +451,8 @@ def _full(ground: Ground) -> Iterator[Scene]:
     space = ground.space
     space.run("mount", "-t", "tmpfs", "-o", "size=1m", "x", "/media")
     tree = ground.tree()
-    places = Places(tree.places.proc, tree.places.sys, var=space.root / "mnt")
-    filler = space.root / "mnt/filler"
+    places = Places(tree.places.proc, tree.places.sys, var=space.root / "media")
+    filler = space.root / "media/filler"
     try:
         yield Scene(DiskProbe(places), lambda: filler.write_bytes(bytes(990 * 1024)), filler.unlink)
     finally:
