@@ -201,6 +201,10 @@ def test_what_is_kept_is_not_removed() -> None:
     removed += [path.rpartition("/")[2] for path in hardening.removed_paths("cloud") if path.startswith("usr/sbin/")]
     kept = [name for name in build.kept_programs("test") if "*" not in name]
     assert {name for name in kept if any(fnmatchcase(name, pattern) for pattern in removed)} == set()
+    removed = [path.rpartition("/")[2] for path in hardening.removed_paths("initrd") if "bin/" in path]
+    kept = build.kept_programs("initrd")
+    assert {name for name in kept if any(fnmatchcase(name, pattern) for pattern in removed)} == set()
+    assert not {"python3", "bsfg", "nats-server", "systemd-tty-ask-password-agent", "systemd-ask-password"} & set(kept)
     assert "qemu-ga" not in build.kept_programs("cloud")
     assert "qemu-ga" in build.kept_programs("test")
 
@@ -240,6 +244,8 @@ def test_prune(tmp_path: Path) -> None:
         "usr/bin/mount": 0o4755,
         "usr/sbin/nft": 0o755,
         "usr/sbin/sulogin": 0o755,
+        "usr/libexec/deeper/nft": 0o755,
+        "usr/libexec/deeper/helper": 0o755,
         "usr/lib/modules/6.12/kernel/net/sctp/sctp.ko.xz": 0o644,
         "usr/lib/modules/6.12/kernel/net/ipv4/udp_diag.ko.xz": 0o644,
         "usr/lib/apt/methods/https": 0o755,
@@ -260,12 +266,16 @@ def test_prune(tmp_path: Path) -> None:
         "usr/bin/python3": "777",
         "usr/bin/mount": "755",
         "usr/sbin/nft": "755",
+        "usr/libexec/deeper/nft": "755",
         "usr/lib/modules/6.12/kernel/net/ipv4/udp_diag.ko.xz": "644",
         "usr/lib/bsfg/open": "664",
     }
     assert {"usr/bin/bash", "usr/bin/sh", "usr/bin/unheard-of", "usr/bin/mount", "usr/lib/bsfg/open"} <= set(changed)
     assert stat.S_IMODE((tmp_path / "tmp").stat().st_mode) == 0o1777
     assert hardening.prune(tmp_path, "cloud") == []
+    hardening.prune(tmp_path, "initrd")
+    programs = {path.name for path in (tmp_path / "usr").rglob("*") if path.parent.name in {"bin", "sbin", "deeper"}}
+    assert programs == {"mount"}, "the initrd has a list of its own"
 
 
 def test_nothing_that_is_removed_from_python_is_used(root: Path, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from tools.image.contents import Node, read_initrd, read_tree
 from tools.image.dpkg import Dpkg, Package, licence_of, merged
 from tools.image.elf import libraries
 from tools.image.errors import BuildError
-from tools.image.hardening.build import INITRD
-from tools.image.inventory import Inventory, check_libraries, check_removed
+from tools.image.hardening.build import INITRD, kept_programs
+from tools.image.inventory import Inventory, check_libraries, check_programs, check_removed
 from tools.image.notice import notice
 from tools.image.owners import PRODUCT, Made, Owners, distributions, python_owners
 from tools.image.release.inputs import read_root
@@ -215,6 +215,22 @@ def test_no_file_is_removed_by_hardening_and_still_there() -> None:
     for path in ("/usr/bin/bash", "/usr/bin/tar", "/usr/lib/systemd/systemd-networkd"):
         with pytest.raises(BuildError, match="what hardening removes"):
             check_removed(INITRD, [node(path, b"")])
+
+
+def test_only_listed_programs_are_there() -> None:
+    """One that got there after the pruning ends the build, in whatever folder; and so does one that is missing."""
+    for part in ("cloud", "metal", "test", INITRD):
+        names = [name.replace("[0-9]*", "13") for name in kept_programs(part)]
+        there = [node(f"/usr/bin/{name}", b"") for name in names]
+        check_programs(part, [*there, node("/usr/lib/systemd/systemd", b""), Node("/usr/libexec/x", 0o040755)])
+        for path in ("/usr/bin/sh", "/usr/sbin/sulogin", "/usr/libexec/x/helper"):
+            with pytest.raises(BuildError, match=f"nobody listed .*{path}"):
+                check_programs(part, [*there, node(path, b"")])
+        with pytest.raises(BuildError, match=r"nobody listed .*/usr/bin/sh"):
+            check_programs(part, [*there, Node("/usr/bin/sh", 0o120777, target="cat")])
+        for number in range(len(names)):
+            with pytest.raises(BuildError, match="not in the image"):
+                check_programs(part, there[:number] + there[number + 1 :])
 
 
 def test_every_library_is_there() -> None:

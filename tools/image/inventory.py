@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ from tools.image import esp, hardening
 from tools.image.contents import Node, extract_root, read_initrd, read_tree
 from tools.image.dpkg import Dpkg, Package
 from tools.image.errors import BuildError
-from tools.image.hardening.build import INITRD
+from tools.image.hardening.build import INITRD, PROGRAM_FOLDERS
 from tools.image.owners import PRODUCT, Distribution, Made, Owners, distributions, python_owners
 from tools.image.places import Places
 from tools.image.toolstree import ToolsTree
@@ -111,6 +113,7 @@ def take(places: Places, tools: ToolsTree, profile: str) -> Inventory:
     nodes, initrd = read_tree(root), read_initrd(parts_of(out / "appliance.efi")[".initrd"])
     for part, found_there in ((profile, nodes), (INITRD, initrd)):
         check_removed(part, found_there)
+        check_programs(part, found_there)
         check_libraries(part, found_there)
     if taken := {"/uki", "/esp"} & {node.path for node in nodes}:
         raise BuildError(f"the root has a folder {', '.join(sorted(taken))}, which the list of files needs")
@@ -142,6 +145,25 @@ def check_removed(profile: str, nodes: Iterable[Node]) -> None:
     patterns = [re.compile(_expression(path)) for path in hardening.removed_paths(profile)]
     if left := [node.path for node in nodes if any(one.fullmatch(node.path) for one in patterns)]:
         raise BuildError(f"the image has what hardening removes: {', '.join(left[:10])}", "see image/mkosi.finalize")
+
+
+def check_programs(part: str, nodes: Iterable[Node]) -> None:
+    """Where programs are looked for there are those of ``hardening/kept.toml``, and no others. :param part: as above.
+
+    :raises BuildError: one too many, which got there after the pruning; or one too few: what calls it would fail.
+    """
+    folders = tuple(f"/{folder}/" for folder in PROGRAM_FOLDERS)
+    programs = [node.path for node in nodes if node.path.startswith(folders) and _is_file(node)]
+    found = {path.rpartition("/")[2]: path for path in programs}
+    kept = hardening.kept_programs(part)
+    if more := sorted(path for name, path in found.items() if not any(fnmatchcase(name, each) for each in kept)):
+        raise BuildError(f"programs that nobody listed ({part}): {', '.join(more[:10])}", "see hardening/kept.toml")
+    if less := [each for each in kept if not any(fnmatchcase(name, each) for name in found)]:
+        raise BuildError(f"programs that are not in the image ({part}): {', '.join(less[:10])}", "add their package")
+
+
+def _is_file(node: Node) -> bool:
+    return node.regular or stat.S_ISLNK(node.mode)
 
 
 def check_libraries(part: str, nodes: Sequence[Node]) -> None:

@@ -8,6 +8,13 @@ it serves, and the test that attacks it. The image build calls :func:`render`, :
 
 from __future__ import annotations
 
-from tools.image.hardening.build import kernel_command_line, masked_units, prune, removed_paths, render
+from tools.image.hardening.build import (
+    kept_programs,
+    kernel_command_line,
+    masked_units,
+    prune,
+    removed_paths,
+    render,
+)
 
-__all__ = ["kernel_command_line", "masked_units", "prune", "removed_paths", "render"]
+__all__ = ["kept_programs", "kernel_command_line", "masked_units", "prune", "removed_paths", "render"]

@@ -72,9 +72,12 @@ def removed_paths(profile: str, data: Path = DATA) -> list[str]:
 
 
 def kept_programs(profile: str, data: Path = DATA) -> list[str]:
-    """Patterns of the programs that stay in ``usr/bin`` and ``usr/sbin`` of a profile; all others are deleted."""
-    _check(profile, PROFILES)
-    wanted = {"root", "test"} if profile == "test" else {"root"}
+    """Patterns of the programs that stay in ``usr/bin`` and ``usr/sbin`` of a profile, or of the initrd.
+
+    All others are deleted. :raises ValueError: there is no such profile.
+    """
+    _check(profile, (*PROFILES, INITRD))
+    wanted = {INITRD: {INITRD}, "test": {"root", "test"}}.get(profile, {"root"})
     return [name for c in controls(Area.KEPT, data) if c.extra["from"] in wanted for name in c.words]
 
 
@@ -89,9 +92,8 @@ def prune(root: Path, profile: str, data: Path = DATA) -> list[str]:
     :param root: a tree that the caller may change. :returns: what was deleted or changed, sorted.
     """
     gone = [path for pattern in removed_paths(profile, data) for path in sorted(root.glob(pattern))]
-    if profile != INITRD:
-        kept = kept_programs(profile, data)
-        gone += [path for path in _programs(root) if not any(fnmatchcase(path.name, name) for name in kept)]
+    kept = kept_programs(profile, data)
+    gone += [path for path in _programs(root) if not any(fnmatchcase(path.name, name) for name in kept)]
     changed = {str(path.relative_to(root)) for path in gone}
     for path in gone:
         _delete(path)
@@ -105,10 +107,10 @@ def _check(profile: str, known: Iterable[str]) -> None:
 
 
 def _programs(root: Path) -> Iterator[Path]:
-    """Every program of the folders where programs are looked for, links too."""
+    """Every program of the folders where programs are looked for, and of folders in them; links too."""
     for folder in PROGRAM_FOLDERS:
         if (root / folder).is_dir() and not (root / folder).is_symlink():
-            yield from (path for path in sorted((root / folder).iterdir()) if path.is_symlink() or path.is_file())
+            yield from (path for path in sorted((root / folder).rglob("*")) if path.is_symlink() or path.is_file())
 
 
 def _delete(path: Path) -> None:
