@@ -32,6 +32,7 @@ NOW: Final = 1_796_133_785.0
 BOOTED: Final = 7 * 3600.0
 """Seconds since it was switched on."""
 FINGERPRINT: Final = "6f0c1de2" * 8
+EVIDENCE: Final = "5f0c2a9e" * 8
 _EFI: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _LOADER: Final = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
@@ -186,7 +187,39 @@ def _quarantined(root: Path) -> None:
     healthy(root)
     keeper(root, KeeperState.LATCHED, "key_latched: counter 2")
     agent(root, **{**away(1500), "boundary": BoundaryStatus(state="latched")})
-    tell(root, "watchdog", state="quarantined", since_unix_ms=ms(1500), problems=[])
+    in_quarantine(root)
+
+
+def in_quarantine(root: Path, code: str = "kexec_loaded", detail: str = "9 MB, not signed", **changes: Any) -> None:
+    """Let the watchdog write its document, as it stands on a box in quarantine."""
+    stands = {"phase": "quarantined", "code": code, "detail": detail, "counter": 2, "evidence": EVIDENCE}
+    problems = [
+        {"reason": code, "detail": detail, "hint": "", "where": "kernel"},
+        {"reason": "probe_blind", "detail": "seen 25 s ago", "hint": "", "where": "quote"},
+    ]
+    quarantine = {**stands, **changes}
+    tell(root, "watchdog", state=quarantine["phase"], since_unix_ms=ms(1500), quarantine=quarantine, problems=problems)
+
+
+def _quarantined_tpm_busy(root: Path) -> None:
+    healthy(root)
+    keeper(root, KeeperState.LATCHED, "tpm_busy: it takes no command")
+    agent(root, **{**away(1500), "boundary": BoundaryStatus(state="latched")})
+    in_quarantine(root, "operator_request", "the cabinet was open (uid 0)", counter=None, evidence="")
+
+
+def _released(root: Path) -> None:
+    healthy(root)
+    agent(root, **away(1500))
+    in_quarantine(root, phase="released")
+    tell(root, "watchdog", state="released", since_unix_ms=ms(60), quarantine={"phase": "released"}, problems=[])
+
+
+def _in_doubt(root: Path) -> None:
+    healthy(root)
+    keeper(root, KeeperState.TPM_BUSY)
+    agent(root, **away(1500))
+    tell(root, "watchdog", state="in_doubt", since_unix_ms=ms(60), quarantine={"phase": "in_doubt"}, problems=[])
 
 
 def _not_configured(root: Path) -> None:
@@ -316,6 +349,9 @@ def _much_at_once(root: Path) -> None:
 
 CASES: Final[dict[str, tuple[Overall, Callable[[Path], None]]]] = {
     "quarantined": (Overall.QUARANTINED, _quarantined),
+    "quarantined_tpm_busy": (Overall.QUARANTINED, _quarantined_tpm_busy),
+    "released": (Overall.RELEASED, _released),
+    "trouble_quarantine_in_doubt": (Overall.TROUBLE, _in_doubt),
     "not_configured": (Overall.NOT_CONFIGURED, _not_configured),
     "not_configured_bad_file": (Overall.NOT_CONFIGURED, _site_refused_first),
     "starting": (Overall.STARTING, _starting),

@@ -15,6 +15,8 @@ class Overall(StrEnum):
 
     QUARANTINED = "quarantined"
     """The boundary key is locked until two operators release it."""
+    RELEASED = "released"
+    """Two operators have released it; nothing leaves it until it is started again."""
     NOT_CONFIGURED = "not_configured"
     """The box was never given a site configuration."""
     STARTING = "starting"
@@ -94,6 +96,8 @@ class Sign(StrEnum):
     ENROLMENT_WAITS = "enrolment_waits"
     ENROLMENT_CALLS = "enrolment_calls"
     ENROLMENT_BY_FILE = "enrolment_by_file"
+    QUARANTINE_IN_DOUBT = "quarantine_in_doubt"
+    RELEASED_DARK = "released_dark"
     STICK_IGNORED = "stick_ignored"
     STICK_READING = "stick_reading"
     STICK_READ = "stick_read"

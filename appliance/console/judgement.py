@@ -18,6 +18,7 @@ from appliance.console.codes import Ability, DocState, Overall, Rank, Sign
 from appliance.console.documents import Told
 from appliance.console.model import Box
 from appliance.console.ranks import rank_of
+from appliance.watchdog.suspicions import Code
 
 GRACE_S: Final = 180.0
 """After switching on, silence is a start and no fault for so long."""
@@ -41,6 +42,8 @@ class Finding:
     sources: tuple[str, ...] = ()
     count: int = 1
     since_unix_s: float | None = None
+    quarantines: bool = False
+    """It is what put the box into quarantine: a suspicion, told in the words of the watchdog's table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +154,17 @@ def _node(box: Box) -> Iterator[Finding]:
 def _watchdog(box: Box) -> Iterator[Finding]:
     watchdog = box.watchdog
     if watchdog.state == "quarantined" and watchdog.document.state is not DocState.DAMAGED:
-        yield _finding(Reason.KEY_LATCHED, "", watchdog.document.name, watchdog.since_unix_s)
-    signs = {"closed": Sign.LEASE_CLOSED, "checking": Sign.LEASE_NOT_YET}
+        name, since = (watchdog.document.name,), watchdog.since_unix_s
+        if watchdog.code in set(Code):
+            yield Finding(watchdog.code, Rank.LOCKED, watchdog.detail, name, 1, since, quarantines=True)
+        else:
+            yield _finding(Reason.KEY_LATCHED, "", watchdog.document.name, since)
+    signs = {
+        "closed": Sign.LEASE_CLOSED,
+        "checking": Sign.LEASE_NOT_YET,
+        "in_doubt": Sign.QUARANTINE_IN_DOUBT,
+        "released": Sign.RELEASED_DARK,
+    }
     if watchdog.document.speaks and watchdog.state in signs:
         yield _finding(signs[watchdog.state], "", watchdog.document.name, watchdog.since_unix_s)
 
@@ -250,6 +262,8 @@ _OF_THE_UPLINK: Final = frozenset({Sign.LEASE_CLOSED, Sign.LEASE_NOT_YET, Reason
 EXPLAINS: Final[dict[str, frozenset[str]]] = {
     Reason.KEY_LATCHED: _UNREACHABLE
     | {Reason.NO_SESSION, Reason.BOX_QUARANTINED, Reason.ATTESTATION_STALE, Sign.LEASE_CLOSED, Sign.LEASE_NOT_YET},
+    Sign.RELEASED_DARK: _UNREACHABLE | _SHUT | {Reason.BOX_QUARANTINED, Reason.ATTESTATION_STALE, Reason.NO_SESSION},
+    Sign.QUARANTINE_IN_DOUBT: _UNREACHABLE | _SHUT,
     Sign.AGENT_SILENT: _SHUT | {Sign.AGENT_STARTS},
     Sign.KEEPER_SILENT: _SHUT | {Reason.KEEPER_UNAVAILABLE, Reason.NO_SESSION},
     Sign.WATCHDOG_SILENT: _UNREACHABLE,
@@ -288,6 +302,9 @@ def find(box: Box) -> tuple[Finding, ...]:
         for each in finder(box):
             merged[each.code] = _merge(merged[each.code], each) if each.code in merged else each
     explained = {hidden for code in merged for hidden in EXPLAINS.get(code, ())}
+    if any(each.quarantines for each in merged.values()):
+        explained |= EXPLAINS[Reason.KEY_LATCHED] | {Reason.KEY_LATCHED}
+        explained -= {code for code, each in merged.items() if each.quarantines}
     if box.site.air_gapped:
         explained |= _OF_THE_UPLINK
     if any(box.enrolment.document.name in each.sources for each in merged.values()):  # the hub's answer says it all
@@ -296,13 +313,15 @@ def find(box: Box) -> tuple[Finding, ...]:
 
 
 def _merge(one: Finding, other: Finding) -> Finding:
+    if other.quarantines:
+        one, other = other, one
     moments = [moment for moment in (one.since_unix_s, other.since_unix_s) if moment is not None]
     return replace(
         one,
         rank=min(one.rank, other.rank),
         detail=one.detail or other.detail,
         sources=tuple(dict.fromkeys((*one.sources, *other.sources))),
-        count=one.count + (other.detail != "" and one.detail != ""),
+        count=one.count + (other.detail != "" and one.detail != "" and not one.quarantines),
         since_unix_s=min(moments, default=None),
     )
 
@@ -327,6 +346,7 @@ class Case:
 
 
 RULES: Final[tuple[tuple[Overall, Callable[[Case], bool]], ...]] = (
+    (Overall.RELEASED, lambda case: case.has(Sign.RELEASED_DARK)),
     (Overall.QUARANTINED, lambda case: case.ranks(Rank.LOCKED) or case.box.node.mode == Mode.QUARANTINED),
     (Overall.NOT_CONFIGURED, lambda case: case.box.site.state == "missing"),
     (Overall.STARTING, lambda case: case.box.uptime_s < GRACE_S and case.has(*SILENT, *_BEGINNING)),

@@ -97,11 +97,20 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Watchdog:
-    """Whether the box may speak. :param state: ``checking``, ``open``, ``closed``, ``quarantined``."""
+    """Whether the box may speak.
+
+    :param state: ``checking``, ``open``, ``closed``, ``quarantined``, ``in_doubt``, ``released``.
+    :param code: of the suspicion that put it into quarantine. :param detail: what exactly.
+    :param evidence: the digest (hex) that operators sign over; empty: not complete yet. :param counter: of the TPM.
+    """
 
     document: Document
     state: str = ""
     since_unix_s: float | None = None
+    code: str = ""
+    detail: str = ""
+    evidence: str = ""
+    counter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +174,16 @@ class Box:
 
 def watchdog_view(document: Document) -> Watchdog:
     """The watchdog's document."""
-    return Watchdog(document, document.values.text("state", 30), _seconds(document.values, "since_unix_ms"))
+    values, stands = document.values, document.values.part("quarantine")
+    return Watchdog(
+        document,
+        values.text("state", 30),
+        _seconds(values, "since_unix_ms"),
+        stands.text("code", 40),
+        stands.text("detail", 300),
+        stands.text("evidence", 64),
+        stands.number("counter"),
+    )
 
 
 def site_view(document: Document) -> Site:

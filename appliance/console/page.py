@@ -69,7 +69,7 @@ def _title(box: Box, texts: Texts) -> Iterator[str]:
 
 
 def _state(box: Box, judgement: Judgement, texts: Texts) -> Iterator[str]:
-    """Two lines for the state, and one for the fingerprint where it is needed."""
+    """Two lines for the state; what somebody must read out, where they must."""
     what = _what(judgement.findings[0], texts, detail=False) if judgement.findings else texts.labels["unknown"]
     line = texts.states[judgement.overall].headline.format(what=what)
     if since := _since(judgement.since_unix_s, box.now_unix_s, texts):
@@ -78,6 +78,12 @@ def _state(box: Box, judgement: Judgement, texts: Texts) -> Iterator[str]:
     if judgement.overall in _NAMES_TPM and box.enrolment.fingerprint:
         yield f" {texts.labels['fingerprint']}"
         yield f" {box.enrolment.fingerprint}"
+    if judgement.overall is Overall.QUARANTINED and box.watchdog.state == "quarantined":
+        if box.watchdog.evidence:
+            yield f" {texts.labels['for_release'].format(counter=box.watchdog.counter)}"
+            yield f" {box.watchdog.evidence}"
+        else:
+            yield f" {texts.labels['evidence_waits']}"
 
 
 def _facts(box: Box, texts: Texts) -> Iterator[str]:
@@ -150,7 +156,7 @@ def _wrong(judgement: Judgement, texts: Texts, room: int) -> Iterator[str]:
     said = ""
     for finding in judgement.findings:
         blocks.append(_block(finding, texts, said))
-        said = texts.finding(finding.code).do
+        said = texts.finding(finding.code, quarantines=finding.quarantines).do
     shown: list[str] = []
     for place, block in enumerate(blocks):
         left = len(blocks) - place - 1
@@ -170,7 +176,10 @@ _BY_STATE: Final = {Overall.STARTING, Overall.NOT_CONFIGURED}
 
 def _block(finding: Finding, texts: Texts, said: str) -> list[str]:
     """A finding and its next step, unless that was just said."""
-    what, do = f"{finding.code}: {_what(finding, texts, detail=True)}", texts.finding(finding.code).do
+    what, do = (
+        f"{finding.code}: {_what(finding, texts, detail=True)}",
+        texts.finding(finding.code, quarantines=finding.quarantines).do,
+    )
     label = texts.labels["note" if finding.rank is Rank.NOTE else "wrong"]
     return [*_labelled(label, what, 2), *(_steps(do, texts) if do != said else ())]
 
@@ -180,7 +189,7 @@ def _steps(do: str, texts: Texts) -> list[str]:
 
 
 def _what(finding: Finding, texts: Texts, *, detail: bool) -> str:
-    what = texts.finding(finding.code).what
+    what = texts.finding(finding.code, quarantines=finding.quarantines).what
     if detail and finding.detail:
         what = f"{what} ({finding.detail})"
     if detail and finding.count > 1:

@@ -7,6 +7,7 @@ from typing import Final
 
 from appliance.boundary.reasons import Reason
 from appliance.console.codes import Rank, Sign
+from appliance.watchdog.suspicions import SUSPICIONS, Response
 
 _R, _S = Reason, Sign
 
@@ -16,9 +17,10 @@ RANKS: Final[dict[Rank, frozenset[str]]] = {
         _R.BROKER_UNAVAILABLE, _R.BROKER_TOO_OLD, _R.BROKER_NOT_FOUND, _R.BROKER_NOT_DURABLE, _R.BROKER_REFUSED,
         _R.BUFFER_FULL, _R.LEDGER_DAMAGED, _R.BAD_LOCAL_KEYS, _R.DISK_FAILED,
     }),
-    Rank.LOCKED: frozenset({_R.KEY_LATCHED, _R.BOX_QUARANTINED}),
+    Rank.LOCKED: frozenset({_R.KEY_LATCHED, _R.BOX_QUARANTINED, _S.RELEASED_DARK}),
     Rank.ALARM: frozenset({
         _S.KEEPER_SILENT, _S.WATCHDOG_SILENT, _S.SITE_SILENT, _S.DOCUMENT_DAMAGED, _S.LEASE_CLOSED,
+        _S.QUARANTINE_IN_DOUBT,
         _S.SECURE_BOOT_OFF, _S.UPLINK_ABSENT, _S.PLANT_ABSENT,
         _R.LOG_DAMAGED, _R.LOG_LOST, _R.CHAIN_BROKEN, _R.BAD_RECEIPT, _R.TOO_MANY_EPOCHS,
         _R.TPM_ABSENT, _R.TPM_REFUSED, _R.TPM_UNSUPPORTED, _R.TPM_ALTERED, _R.TPM_FAULT, _R.IMAGE_NOT_SIGNED,
@@ -41,7 +43,17 @@ RANKS: Final[dict[Rank, frozenset[str]]] = {
 }  # fmt: skip
 """Codes that are in none of these sets are notes, if this program knows them."""
 
-_BY_CODE: Final = {code: rank for rank, codes in RANKS.items() for code in codes}
+RESPONSES: Final[dict[Response, Rank]] = {
+    Response.NOTE: Rank.NOTE,
+    Response.SUSPEND: Rank.ALARM,
+    Response.STOP: Rank.ALARM,
+    Response.CLOSE: Rank.ALARM,
+    Response.QUARANTINE: Rank.ALARM,
+}
+"""How much a suspicion of the watchdog matters. What put the box into quarantine ranks higher; the finder says so."""
+
+_SUSPECTED: Final = {str(code): RESPONSES[each.response] for code, each in SUSPICIONS.items()}
+_BY_CODE: Final = _SUSPECTED | {code: rank for rank, codes in RANKS.items() for code in codes}
 _KNOWN: Final = frozenset({*Reason, *Sign})
 
 

@@ -16,6 +16,7 @@ SCHEMA: Final = 1
 
 EXIT_CODES: Final = {
     Overall.QUARANTINED: ExitCode.QUARANTINED,
+    Overall.RELEASED: ExitCode.QUARANTINED,
     Overall.NOT_CONFIGURED: ExitCode.NOT_READY,
     Overall.STARTING: ExitCode.NOT_READY,
     Overall.STOPPED: ExitCode.NOT_READY,
@@ -48,7 +49,7 @@ def report(box: Box, judgement: Judgement, texts: Texts) -> dict[str, Any]:
 
 
 def _problem(finding: Finding, texts: Texts) -> dict[str, Any]:
-    text = texts.finding(finding.code)
+    text = texts.finding(finding.code, quarantines=finding.quarantines)
     return {
         "reason": finding.code,
         "rank": finding.rank.name.lower(),

@@ -28,7 +28,7 @@ from appliance.console.judgement import (
 )
 from appliance.console.memory import Memory
 from appliance.console.model import Box, Looker
-from appliance.console.page import ascii_text
+from appliance.console.page import ascii_text, render
 from appliance.console.ranks import RANKS, rank_of
 from appliance.console.report import EXIT_CODES, report
 from appliance.console.system import Disk
@@ -36,9 +36,26 @@ from appliance.console.texts import LANGUAGES, load
 from appliance.keys.keeper import keeper as keeper_module
 from appliance.keys.keeper.port import KeeperState
 from appliance.node.status import BoundaryStatus, BrokerStatus, Problem
-from appliance.watchdog.watchdog import State
+from appliance.watchdog.reporting import State
+from appliance.watchdog.suspicions import SUSPICIONS, Code, Response
 from tests import consoles
-from tests.consoles import BOOTED, CASES, NOW, FixedClock, agent, away, healthy, keeper, ms, put, see, site, tell
+from tests.consoles import (
+    BOOTED,
+    CASES,
+    EVIDENCE,
+    NOW,
+    FixedClock,
+    agent,
+    away,
+    healthy,
+    in_quarantine,
+    keeper,
+    ms,
+    put,
+    see,
+    site,
+    tell,
+)
 
 EVERY_CODE = (*Reason, *Sign)
 
@@ -124,7 +141,7 @@ def test_the_tables_are_whole() -> None:
     assert [state for state, _ in RULES] == list(dict.fromkeys(state for state, _ in RULES))
     assert {state for state, _ in RULES} == set(Overall) == set(EXIT_CODES)
     assert set(KEEPER_STATES) | {"ready"} == set(KeeperState)
-    assert {"checking", "open", "closed"} == set(State)
+    assert {"checking", "open", "closed", "quarantined", "in_doubt", "released"} == set(State)
     assert set(EXPLAINS) <= set(EVERY_CODE)
     assert {code for hidden in EXPLAINS.values() for code in hidden} <= set(EVERY_CODE)
     assert keeper_module.NOT_ASKED == judgement.NOT_ASKED
@@ -204,6 +221,44 @@ def test_quarantine_is_told_by_any_one(tmp_path: Path, who: str) -> None:
     assert found.overall is Overall.QUARANTINED
     assert found.works == (Ability.PRODUCE, Ability.CONSUME)
     assert EXIT_CODES[found.overall] is ExitCode.QUARANTINED
+
+
+@pytest.mark.parametrize("code", [code for code in Code if SUSPICIONS[code].quarantines])
+def test_whoever_reads_only_this_knows_why_and_what_to_do(tmp_path: Path, code: Code) -> None:
+    """For everything that quarantines: what happened, since when, what still works, what to do, in the table's words.
+
+    What follows from the quarantine is not told beside it; and a code that the page has for another thing too is told
+    as what it is here.
+    """
+    healthy(tmp_path)
+    keeper(tmp_path, KeeperState.LATCHED, "key_latched: counter 2")
+    agent(tmp_path, **away(1500))
+    in_quarantine(tmp_path, code, "what exactly")
+    box, found = look(tmp_path)
+    told = report(box, found, load())
+    assert (told["state"], told["since_unix_ms"]) == ("quarantined", ms(1500))
+    assert (told["works"], told["stopped"]) == (["produce", "consume"], ["send", "receive"])
+    first, *others = told["problems"]
+    words = SUSPICIONS[code]
+    assert (first["reason"], first["what"], first["do"]) == (code, words.cause, words.next_step)
+    assert (first["detail"], first["count"]) == ("what exactly", 1)
+    assert {each["reason"] for each in others} <= {"probe_blind"}
+    shown = " ".join(" ".join(render(box, found, load(), whole=True)).split())
+    assert " ".join(f"{code}: {words.cause} (what exactly)".split()) in shown
+    assert EVIDENCE in shown
+
+
+def test_notes_of_the_watchdog_are_told_in_its_words(tmp_path: Path) -> None:
+    """And no state changes by them."""
+    healthy(tmp_path)
+    for code in (
+        each for each in Code if SUSPICIONS[each].response is Response.NOTE and str(each) not in set(map(str, Sign))
+    ):
+        tell(tmp_path, "watchdog", state="open", problems=[{"reason": code, "detail": "x", "hint": "", "where": ""}])
+        box, found = look(tmp_path)
+        (finding,) = report(box, found, load())["problems"]
+        assert (finding["what"], finding["do"]) == (SUSPICIONS[code].cause, SUSPICIONS[code].next_step)
+        assert (found.overall, finding["rank"]) == (Overall.WORKING, "note")
 
 
 def test_a_cause_hides_what_follows_from_it(tmp_path: Path) -> None:

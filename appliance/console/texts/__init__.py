@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the page says, by code. A language is a file beside this one with the same four tables as ``en.py``.
 
-A reason without a text of its own here is told in the words of :mod:`appliance.boundary.catalogue`. A text that a
-language lacks is told in English.
+A reason without a text of its own here is told in the words of :mod:`appliance.boundary.catalogue`, a suspicion of the
+watchdog in those of :mod:`appliance.watchdog.suspicions`. A text that a language lacks is told in English.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from appliance.boundary.catalogue import CATALOGUE
 from appliance.boundary.reasons import Reason
 from appliance.console.codes import Ability, Overall
+from appliance.watchdog.suspicions import SUSPICIONS, Code
 
 LANGUAGES: Final = ("en",)
 
@@ -47,15 +48,28 @@ class Texts:
     abilities: Mapping[Ability, str]
     labels: Mapping[str, str]
 
-    def finding(self, code: str) -> FindingText:
-        """What a code means and what to do; also for codes that this program does not know."""
+    def finding(self, code: str, *, quarantines: bool = False) -> FindingText:
+        """What a code means and what to do; also for codes that this program does not know.
+
+        :param quarantines: it is the suspicion of this name that is meant, whatever else has it.
+        """
+        if quarantines:
+            return suspected(code)
         if code in self.findings:
             return self.findings[code]
+        if code in set(Code):
+            return suspected(code)
         try:
             text = CATALOGUE[Reason(code)]
         except ValueError:
             return FindingText(self.labels["unknown_code"].format(code=code), self.labels["unknown_code_do"])
         return FindingText(text.meaning, text.hint)
+
+
+def suspected(code: str) -> FindingText:
+    """What a suspicion of the watchdog means, in the words of its table. :raises ValueError: it is none."""
+    suspicion = SUSPICIONS[Code(code)]
+    return FindingText(suspicion.cause, suspicion.next_step)
 
 
 def load(language: str = "en") -> Texts:

@@ -22,6 +22,7 @@ STATES: Final = {
         "LOCKED: QUARANTINED",
         "A restart does not mend this. Call the operators: two of them must release this box.",
     ),
+    Overall.RELEASED: _S("RELEASED, NOT YET STARTED AGAIN", "Switch the box off and on once."),
     Overall.NOT_CONFIGURED: _S(
         "NOT CONFIGURED",
         "Put in a USB stick with bsfg/site.toml for this box. Or write the disk again with 'bsfg image flash'.",
@@ -90,6 +91,8 @@ LABELS: Final = {
     "all_well": "Nothing is wrong.",
     "more": "and {count} more of less weight: 'bsfg box status' shows all",
     "times": "{count} times",
+    "for_release": "For the operators: counter {counter}, and the evidence with the SHA-256",
+    "evidence_waits": "The evidence is not complete yet; without it there is no release.",
     "fingerprint": "TPM fingerprint:",
     "version": "Version {version} {profile}",
     "entry": "boot entry {entry}",
@@ -179,6 +182,14 @@ FINDINGS: Final[dict[str, FindingText]] = {
     Sign.STICK_RESTARTING: _F("what the USB stick brought was taken; the box starts anew", "Leave the box alone."),
     Sign.STICK_FAILED: _F(
         "the USB stick cannot be read", "Use a stick with one FAT file system; the file goes into its folder bsfg."
+    ),
+    Sign.QUARANTINE_IN_DOUBT: _F(
+        "a quarantine's files are damaged; nothing leaves until the TPM has answered",
+        "Wait a minute. If it stays, switch the box off and on once; then call the operators.",
+    ),
+    Sign.RELEASED_DARK: _F(
+        "two operators have released this box; nothing leaves it until it is started again",
+        "Switch the box off and on once. It speaks again when everything is proven anew.",
     ),
     # -- the boundary
     _R.LINK_DOWN: _F(
