@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "image": ("appliance.cli.image", "Check a release image, and write it to a disk."),
     "operator": ("appliance.cli.operator", "Make the keys of operators."),
     "policy": ("appliance.cli.policy", "Show the policy of a boundary key."),
+    "quarantine": ("appliance.cli.quarantine", "See whether this box is in quarantine, put it there, release it."),
     "release": ("appliance.cli.release", "Release a box from quarantine: two operators sign."),
     "site": ("appliance.cli.site", "Write, check, sign and take the site configuration of a box."),
     "status": ("appliance.cli.status", "Show how both zones are, and what waits to cross."),

@@ -16,29 +16,57 @@ import click
 import trio
 
 from appliance.keys.keeper.client import KeeperClient
-from appliance.watchdog.looking import AgentLook, KeeperLook
-from appliance.watchdog.nft import LeaseSet, NftLease
-from appliance.watchdog.watchdog import Watchdog
+from appliance.watchdog.assembling import Choices, Parts, assemble
+from appliance.watchdog.nft import LeaseSet
 
-STATUS_DIR: Final = Path("/run/bsfg/status")
-KEEPER: Final = Path("/run/bsfg/keeper/keeper.sock")
+_DEFAULT: Final = Choices()
 
 
 @click.command(help="Run the watchdog in the foreground: it lets packets out while keys, ledger and broker are proven.")
-@click.option("--status", type=click.Path(path_type=Path), default=STATUS_DIR, help="Folder of status documents.")
-@click.option("--keeper", type=click.Path(path_type=Path), default=KEEPER, help="The keeper's socket.")
+@click.option("--status", type=click.Path(path_type=Path), default=_DEFAULT.status, help="Folder of status documents.")
+@click.option("--keeper", type=click.Path(path_type=Path), default=_DEFAULT.keeper, help="The keeper's socket.")
 @click.option("--element", default=LeaseSet().element, help="What stands in the firewall's set while it is open.")
-def command(status: Path, keeper: Path, element: str) -> None:
+@click.option("--state", type=click.Path(path_type=Path), default=_DEFAULT.state, help="Folder of the quarantine.")
+@click.option("--run", "run_dir", type=click.Path(path_type=Path), default=_DEFAULT.run, help="Folder of the sockets.")
+@click.option("--node", type=click.Path(path_type=Path), default=_DEFAULT.node, help="The node's configuration.")
+@click.option("--pki", type=click.Path(path_type=Path), default=_DEFAULT.pki, help="Folder of certificates.")
+@click.option("--without", multiple=True, help="A probe that does not look, and is not waited for; once for each.")
+@click.option("--user", "users", type=int, multiple=True, help="Who may ask the watchdog; once for each.")
+@click.option("--sensor-user", type=int, default=_DEFAULT.sensor_user, help="Whose process the sensor is.")
+def command(
+    status: Path,
+    keeper: Path,
+    element: str,
+    state: Path,
+    run_dir: Path,
+    node: Path,
+    pki: Path,
+    without: tuple[str, ...],
+    users: tuple[int, ...],
+    sensor_user: int,
+) -> None:
     """Run until told to end."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    looks = (KeeperLook(KeeperClient(keeper)), AgentLook(status / "agent.json"))
-    trio.run(_run, Watchdog(NftLease(LeaseSet(element=element)), looks, status))
+    choices = Choices(
+        status,
+        keeper,
+        element,
+        state,
+        run_dir,
+        node,
+        pki,
+        frozenset(without),
+        frozenset(users) or _DEFAULT.users,
+        sensor_user,
+    )
+    trio.run(_run, assemble(choices, KeeperClient(keeper)))
 
 
-async def _run(watchdog: Watchdog) -> None:
+async def _run(parts: Parts) -> None:
+    parts.watchdog.begin()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_on_signal, nursery.cancel_scope)
-        await watchdog.run()
+        await parts.run()
 
 
 async def _end_on_signal(scope: trio.CancelScope) -> None:

@@ -26,6 +26,7 @@ from appliance.keys.time_token import HubTrust
 from appliance.node.status import BrokerStatus, StatusDocument
 from appliance.watchdog.lease import LEASE_S
 from appliance.watchdog.nft import CARRIERS, DARK_TABLES, UPLINK, Nftables, NftLease
+from appliance.watchdog.suspicions import ProbeName
 from tests.contracts.lease import BlackoutContract, DarkWorld, LeaseContract, World
 from tests.fakes.keeper import FakeKeeper
 from tests.keepers import BUILDER, HUB, OPERATORS, PLANT, Site
@@ -417,12 +418,23 @@ def services(tmp_path: Path) -> Iterator[Services]:
         thread.join(20)
 
 
+def places(folder: Path) -> list[str]:
+    """The options of a watchdog that has a folder to itself, and no probes: what it sees has tests of its own."""
+    for name in ("state", "run", "pki"):
+        (folder / name).mkdir(exist_ok=True)
+    (folder / "node.toml").write_text('[node]\nzone = "plant-a"\n')
+    named = (("state", "state"), ("run", "run"), ("pki", "pki"), ("node", "node.toml"))
+    without = [word for name in ProbeName for word in ("--without", str(name))]
+    return [*(word for option, name in named for word in (f"--{option}", str(folder / name))), *without]
+
+
 @contextmanager
 def watchdog(net: Namespace, services: Services, **options: str) -> Iterator[subprocess.Popen[bytes]]:
     """The watchdog's own process, in the namespace."""
     command = net.command(
         *(sys.executable, "-P", "-B", "-m", "appliance.watchdog"),
         *("--status", services.folder, "--keeper", services.folder / "keeper.sock"),
+        *places(services.folder),
     )
     with running(command, limit_s=200, env={**python_environment(), **options}, cwd=services.folder) as process:
         yield process

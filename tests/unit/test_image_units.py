@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from appliance.box.layout import GROUP_NAME, STATUS_GROUP, TPM_DEVICE, BoxLayout, User
-from appliance.watchdog import __main__ as watchdog
+from appliance.watchdog.assembling import READINGS, Choices
 from appliance.watchdog.sensor import listening
 from tools.image.hardening.data import Area, controls
 
@@ -253,9 +253,14 @@ def test_every_status_document_has_its_owner_from_the_start() -> None:
 
 
 def test_the_watchdog_looks_where_the_layout_says() -> None:
-    """It stands below the box's layout and has its own two paths."""
-    assert (BoxLayout().status, BoxLayout().keeper_socket) == (watchdog.STATUS_DIR, watchdog.KEEPER)
-    assert (BoxLayout().readings_socket, int(User.SENSOR)) == (listening.SOCKET, listening.SENSOR_USER)
+    """It stands below the box's layout and has paths of its own."""
+    at, choices = BoxLayout(), Choices()
+    assert (at.status, at.keeper_socket, at.pki) == (choices.status, choices.keeper, choices.pki)
+    assert at.node_config == choices.node
+    assert choices.users == {User.ROOT, User.CONSOLE}
+    assert at.watchdog_state == choices.state
+    assert at.readings_socket == choices.run / READINGS == listening.SOCKET
+    assert choices.sensor_user == listening.SENSOR_USER == int(User.SENSOR)
 
 
 @pytest.fixture

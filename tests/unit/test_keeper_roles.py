@@ -34,7 +34,7 @@ ALLOWED = {
     "hub": "status quote certify time_nonce set_time session:agent sign:receipt sign:evidence sign:time secret:hub "
     "hub_ca certify_zone",
     "control": "status session:control secret:control",
-    "watchdog": "status quote certify describe latch sign:evidence secret:watchdog",
+    "watchdog": "status quote certify describe latch import_release sign:evidence secret:watchdog",
     "administrator": "status quote certify time_nonce set_time describe certificate_request activate install "
     "import_release hub_ca certify_zone",
 }

@@ -85,7 +85,10 @@ GRANTS: Final[Mapping[Role, Grant]] = {
     ),
     Role.CONTROL: Grant(frozenset({_O.STATUS}), frozenset({"control"}), secrets=True),
     Role.WATCHDOG: Grant(
-        _EVIDENCE | {_O.STATUS, _O.LATCH, _O.DESCRIBE}, statements=frozenset({"evidence"}), secrets=True
+        # It hands on a release, which the TPM takes for its two signatures and not for who brings it.
+        _EVIDENCE | {_O.STATUS, _O.LATCH, _O.DESCRIBE, _O.IMPORT_RELEASE},
+        statements=frozenset({"evidence"}),
+        secrets=True,
     ),
     Role.ADMINISTRATOR: Grant(
         _TIME

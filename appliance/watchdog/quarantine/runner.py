@@ -86,6 +86,11 @@ class Quarantine:
         self._entered = trio.Event()
         self._writing = trio.Lock()
 
+    @property
+    def known(self) -> bool:
+        """Whether this box knows why its key is locked and PCR 14 extended: from the cut until its next start."""
+        return self.darkness in {Darkness.QUARANTINED, Darkness.RELEASED}
+
     # -- in ------------------------------------------------------------------------------------------------------------
 
     def resume(self) -> Start:
