@@ -184,4 +184,5 @@ def small_release(folder: Path, image: SmallImage | None = None) -> SmallRelease
     made = inputs(folder / "build", image)
     out = folder / "release"
     assemble(made, out)
+    assert made.key is not None
     return SmallRelease(out, image, made.key, made.key.with_suffix(".pub"))

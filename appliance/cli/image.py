@@ -11,8 +11,9 @@ import click
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
-from appliance.cli.hub import FILE
+from appliance.cli.hub import FILE, FOLDER
 from appliance.cli.output import Meter, output_option, print_json, print_table
+from appliance.cli.passphrase import passphrase, passphrase_option
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -105,6 +106,63 @@ def verify(place: Path, keys: tuple[Path, ...], output: str) -> None:
     click.echo(f"signed by  {release.key} (SHA-256 of the key)")
     for name in names:
         click.echo(f"intact     {name}")
+
+
+@image.command()
+@click.argument("place", metavar="RELEASE", type=click.Path(exists=True, path_type=Path))
+@click.option("--key", required=True, type=FILE, help="The private release key, as 'bsfg operator keys new' makes one.")
+@click.option("--out", required=True, type=FILE, help="The file for the signature; it is written anew.")
+@click.option("--yes", is_flag=True, help="Sign without asking.")
+@passphrase_option()
+@output_option("text", "json")
+def sign(place: Path, key: Path, out: Path, yes: bool, passphrase_file: Path | None, output: str) -> None:
+    """On the machine with the key: sign RELEASE, a folder that is looked through, or its SHA256SUMS alone."""
+    from appliance.flash.signing import read_unsigned, sign_sums
+    from appliance.keys.files import PUBLIC, write_atomically
+    from appliance.keys.operators import load_operator_key
+
+    shown = Progress()
+    unsigned = read_unsigned(place, lambda path: shown.counter(path.name, path))
+    shown.end()
+    manifest = unsigned.manifest
+    if output == "text" or not yes:
+        for name in sorted(unsigned.sums):
+            click.echo(f"file     {unsigned.sums[name]}  {name}", err=output != "text")
+        what = manifest.name if manifest is not None else "the list alone; none of its files was looked at"
+        click.echo(f"signs    {what}", err=output != "text")
+        click.echo(f"SHA-256  {unsigned.digest}, of the list", err=output != "text")
+    if not yes and not click.confirm("Is that what the build machine said?", err=True):
+        raise RefusedError(Reason.NOT_CONFIRMED, "nothing was signed")
+    data = sign_sums(unsigned, load_operator_key(key, passphrase(passphrase_file)))
+    try:
+        write_atomically(out, data, PUBLIC)
+    except OSError as error:
+        raise RefusedError(Reason.BAD_INPUT, f"{out}: {error.strerror}") from error
+    if output == "json":
+        version = None if manifest is None else manifest.version
+        print_json({"signature": str(out), "sha256": unsigned.digest, "files": dict(unsigned.sums), "version": version})
+    else:
+        click.echo(f"wrote    {out}")
+
+
+@image.command()
+@click.argument("place", metavar="RELEASE", type=FOLDER)
+@click.argument("signature", type=FILE)
+@click.option("--key", required=True, type=FILE, help="Public release key, PEM: whose signature it must be.")
+@output_option("text", "json")
+def attach(place: Path, signature: Path, key: Path, output: str) -> None:
+    """Put SIGNATURE into the folder RELEASE, if it is one of this release, and every file is what was signed."""
+    from appliance.flash.release import SIGNATURE, load_release_key
+    from appliance.flash.signing import attach as put
+
+    shown = Progress()
+    release = put(place, signature, load_release_key(key), lambda path: shown.counter(path.name, path))
+    shown.end()
+    facts = {"file": str(place / SIGNATURE), "version": release.manifest.version, "key": release.key}
+    if output == "json":
+        print_json(facts)
+        return
+    click.echo("\n".join(f"{name:<8} {value}" for name, value in facts.items()))
 
 
 @image.command()

@@ -136,11 +136,19 @@ def open_release(place: Path, keys: Sequence[ec.EllipticCurvePublicKey]) -> Rele
     :raises RefusedError: ``bad_image``: something is missing, differs from what was signed, or does not fit together.
     """
     folder = place if place.is_dir() else place.parent
-    text = _small(folder / SUMS, _MAX_SUMS)
-    signature = _small(folder / SIGNATURE, _MAX_SIGNATURE)
+    text, signature = read_sums(folder / SUMS), read_signature(folder / SIGNATURE)
     signer = next((key for key in keys if verifies(key, text, signature)), None)
     if signer is None:
         raise DeniedError(Reason.IMAGE_UNSIGNED, f"{folder / SUMS}, {len(keys)} keys tried")
+    return fit_together(place, text, key_digest(signer))
+
+
+def fit_together(place: Path, text: bytes, key: str) -> Release:
+    """The release that a list of checksums is of; whether the list is to be believed is for the caller to know.
+
+    :param key: see :class:`Release`. :raises RefusedError: ``bad_image``: as :func:`open_release`.
+    """
+    folder = place if place.is_dir() else place.parent
     sums = parse_sums(text)
     images = [name for name in sums if _IMAGE.fullmatch(name)]
     if place.is_dir() and len(images) != 1:
@@ -156,7 +164,17 @@ def open_release(place: Path, keys: Sequence[ec.EllipticCurvePublicKey]) -> Rele
         raise RefusedError(Reason.BAD_IMAGE, f"{MANIFEST} and {map_name} are not of {image}")
     if image_name(manifest.version, manifest.profile) != image:
         raise RefusedError(Reason.BAD_IMAGE, f"{MANIFEST} says another version or profile than {image}")
-    return Release(folder, folder / image, sums, manifest, blocks, key_digest(signer))
+    return Release(folder, folder / image, sums, manifest, blocks, key)
+
+
+def read_sums(path: Path) -> bytes:
+    """``SHA256SUMS``, up to the size that one may have. :raises RefusedError: ``bad_image``."""
+    return _small(path, _MAX_SUMS)
+
+
+def read_signature(path: Path) -> bytes:
+    """``SHA256SUMS.sig``, up to the size that one may have. :raises RefusedError: ``bad_image``."""
+    return _small(path, _MAX_SIGNATURE)
 
 
 def parse_sums(text: bytes) -> dict[str, str]:

@@ -178,6 +178,7 @@ def test_other_content_has_another_name(made: SmallRelease, tmp_path: Path) -> N
     changed[0]["sha256"] = "0" * 64
     given.files.write_text(json.dumps(changed))
     assemble(given, tmp_path / "out")
+    assert given.key is not None
     other = SmallRelease(tmp_path / "out", made.image, given.key, given.key)
     for suffix, field in ((".cdx.json", "serialNumber"), (".spdx.json", "documentNamespace")):
         assert document(other, suffix)[field] != document(made, suffix)[field]

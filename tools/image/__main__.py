@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--keys", type=Path, help="a folder with keys that were made offline")
     keys = commands.add_parser("keys", help="make a set of signing keys for releases")
     keys.add_argument("folder", type=Path)
+    keys.add_argument("--release-pub", type=Path, help="public half of a release key that stays on another machine")
     return made
 
 
@@ -52,7 +53,7 @@ def _run(arguments: argparse.Namespace, say: Progress) -> int:
     if arguments.command == "keys":
         from tools.image.keys import BuildKeys
 
-        BuildKeys.create(arguments.folder)
+        BuildKeys.create(arguments.folder, arguments.release_pub)
         say(f"keys are in {arguments.folder}; whoever has them can sign what boxes start")
         return 0
     if arguments.command == "report":

@@ -14,7 +14,9 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from appliance.boundary.errors import RefusedError
 from appliance.firmware.keys import SecureBootKeys
+from appliance.flash.release import load_release_key
 from appliance.keys.files import PRIVATE, PUBLIC, write_atomically
 from tools.image.errors import BuildError
 
@@ -23,6 +25,8 @@ PCR_KEYS: Final = ("initrd", "system")
 key."""
 
 
+ELSEWHERE: Final = "RELEASE-KEY-ELSEWHERE"
+"""A file of this name says that the release key is on another machine; of it there is ``release.pub``."""
 DEVELOPMENT: Final = "DEVELOPMENT"
 """A file of this name beside the keys says that a build made them for itself."""
 
@@ -38,7 +42,8 @@ class BuildKeys:
     @classmethod
     def given(cls, folder: Path) -> BuildKeys:
         """Keys that were made before, offline. :raises BuildError: one is missing; none is made."""
-        wanted = [*(f"pcr-{name}.key" for name in PCR_KEYS), "release.key", "secure-boot"]
+        release = "release.pub" if (folder / ELSEWHERE).exists() else "release.key"
+        wanted = [*(f"pcr-{name}.key" for name in PCR_KEYS), release, "secure-boot"]
         if missing := [name for name in wanted if not (folder / name).exists()]:
             raise BuildError(
                 f"{folder} has no {', '.join(missing)}", f"'python -m tools.image keys {folder}' makes a set of keys"
@@ -46,10 +51,22 @@ class BuildKeys:
         return cls.ready(folder)
 
     @classmethod
-    def create(cls, folder: Path) -> BuildKeys:
-        """A new set of keys for releases. :raises BuildError: there is something already."""
+    def create(cls, folder: Path, release_pub: Path | None = None) -> BuildKeys:
+        """A new set of keys for releases.
+
+        :param release_pub: the public half of a release key that stays on another machine; none is made then.
+        :raises BuildError: there is something already, or that is no such key.
+        """
         if folder.exists() and any(folder.iterdir()):
             raise BuildError(f"{folder} is not empty", "keys are never overwritten: name another folder")
+        if release_pub is not None:
+            try:
+                load_release_key(release_pub)
+            except RefusedError as error:
+                raise BuildError(error.detail, "it is a public key, EC P-256, PEM") from error
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(folder / "release.pub", release_pub.read_bytes(), PUBLIC)
+            write_atomically(folder / ELSEWHERE, b"the release key is on another machine; see docs/image.md\n", PUBLIC)
         return cls.ready(folder, development=False)
 
     @classmethod
@@ -63,13 +80,19 @@ class BuildKeys:
         secure_boot = SecureBootKeys.create(firmware) if made else SecureBootKeys.load(firmware)
         for name in PCR_KEYS:
             _ensure(folder / f"pcr-{name}.key", folder / f"pcr-{name}.pub")
-        _ensure(folder / "release.key", folder / "release.pub", curve=True)
+        if not (folder / ELSEWHERE).exists():
+            _ensure(folder / "release.key", folder / "release.pub", curve=True)
         return cls(folder, secure_boot, made)
 
     @property
     def development(self) -> bool:
         """Whether a build made them for itself."""
         return (self.folder / DEVELOPMENT).exists()
+
+    @property
+    def signs_releases(self) -> bool:
+        """Whether the release key is here, and not its public half alone."""
+        return not (self.folder / ELSEWHERE).exists()
 
     def private(self, name: str) -> Path:
         """The private key of a name."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from appliance.flash.release import SIGNATURE, SUMS
 from tools.image import gates, inventory
 from tools.image.errors import BuildError
 from tools.image.keys import BuildKeys
@@ -69,18 +71,25 @@ def publish(places: Places, profile: str, say: Say) -> Path:
         profile=profile,
         files=files,
         packages=packages,
-        key=keys.private("release"),
+        key=keys.private("release") if keys.signs_releases else None,
         built_unix_s=built.built_unix_s,
         root_hash=built.roothash,
         development=keys.development,
         extra=extra,
         threads=os.cpu_count() or 2,
     )
-    with step(say, "release files: compressed, mapped, described, signed"):
+    with step(say, f"release files: compressed, mapped, described{', signed' if keys.signs_releases else ''}"):
         assemble(inputs, folder)
+    if not keys.signs_releases:
+        say(f"not signed: the release key is on another machine. {SUMS} has SHA-256 {_digest(folder / SUMS)}")
+        say(f"next: 'bsfg image sign' there, then 'bsfg image attach {folder} {SIGNATURE} --key release.pub' here")
     for line in gates.check(gates.gates(profile, out, next(folder.glob("*.raw.zst")))):
         say(line)
     return folder
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _beside(

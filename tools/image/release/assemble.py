@@ -50,7 +50,7 @@ def assemble(inputs: ReleaseInputs, out: Path) -> None:
     raw, image = inputs.folder / RAW, out / name
     if not raw.is_file():
         raise BuildError(f"there is no {raw}")
-    key = _load_key(inputs)
+    key = None if inputs.key is None else _load_key(inputs.key, inputs.passphrase)
     files, packages = read_root(inputs.files, inputs.packages)
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
@@ -120,24 +120,25 @@ def _manifest(inputs: ReleaseInputs, image: Path, packed: _Compressed) -> dict[s
     return {"os_list": [entry]}
 
 
-def _sign(out: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _sign(out: Path, key: ec.EllipticCurvePrivateKey | None) -> None:
     sums = {}
     for path in sorted(out.iterdir()):
         with path.open("rb") as file:
             sums[path.name] = digest_of(file)
     text = render_sums(sums)
     (out / SUMS).write_bytes(text)
-    (out / SIGNATURE).write_bytes(sign(key, text))
+    if key is not None:
+        (out / SIGNATURE).write_bytes(sign(key, text))
 
 
-def _load_key(inputs: ReleaseInputs) -> ec.EllipticCurvePrivateKey:
-    secret = inputs.passphrase.encode() if inputs.passphrase is not None else None
+def _load_key(path: Path, passphrase: str | None) -> ec.EllipticCurvePrivateKey:
+    secret = passphrase.encode() if passphrase is not None else None
     try:
-        key = serialization.load_pem_private_key(inputs.key.read_bytes(), secret)
+        key = serialization.load_pem_private_key(path.read_bytes(), secret)
     except (OSError, ValueError, TypeError) as error:
-        raise BuildError(f"{inputs.key}: {error}", "the release key is EC P-256, in PEM") from error
+        raise BuildError(f"{path}: {error}", "the release key is EC P-256, in PEM") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise BuildError(f"{inputs.key}: not EC P-256")
+        raise BuildError(f"{path}: not EC P-256")
     return key
 
 

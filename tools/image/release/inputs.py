@@ -29,7 +29,8 @@ class ReleaseInputs:
     :param packages: ``packages.json``: a list of ``{"name", "version", "architecture", "source"}`` and, where it is
         known, ``"licence"``. ``architecture`` is ``amd64``, ``all``, or ``python`` for a Python distribution;
         ``source`` is the source package, empty for Python.
-    :param key: the release key, EC P-256, PEM; encrypted if there is a ``passphrase``.
+    :param key: the release key, EC P-256, PEM; encrypted if there is a ``passphrase``. ``None``: it is on another
+        machine, and the release is left without a signature.
     :param built_unix_s: SOURCE_DATE_EPOCH. :param root_hash: of the root, 64 hex digits.
     :param development: whether the key was made on this machine for development; the manifest says so.
     :param extra: more files that are copied and signed with the rest (measurements, licences).
@@ -41,7 +42,7 @@ class ReleaseInputs:
     profile: str
     files: Path
     packages: Path
-    key: Path
+    key: Path | None
     built_unix_s: int
     root_hash: str
     development: bool = True
