@@ -23,6 +23,7 @@ from appliance.keys.attestation.firmware_log import NO_ACTION, VARIABLE_DRIVER_C
 from appliance.keys.attestation.measurements import Image, Measurements
 from appliance.keys.attestation.quote import one_form, qualified_name
 from appliance.keys.keeper.port import QUOTED_PCRS
+from appliance.keys.tpm.policy import counter_public
 from appliance.keys.tpm.public import ATTESTATION, SHA256, Attestation, ecdsa_public_of, name_of, sized
 
 PLANT = ZoneId("plant-a")
@@ -45,6 +46,7 @@ class SimulatedTpm:
     resets: int = 7
     restarts: int = 2
     firmware: int = 0x2020_0131_0000
+    counter: int = 1
 
     @property
     def ak_public(self) -> bytes:
@@ -77,6 +79,15 @@ class SimulatedTpm:
         values = hashlib.sha256(b"".join(self.pcrs[pcr] for pcr in sorted(selected) if pcr in self.pcrs)).digest()
         head = struct.pack(">IH", magic, kind) + sized(name) + sized(nonce) + clock
         return head + struct.pack(">Q", self.firmware) + selection + sized(values if digest is None else digest) + tail
+
+    def counter_statement(self, nonce: bytes, *, name: bytes | None = None, value: int | None = None) -> bytes:
+        """TPMS_ATTEST of the quarantine counter."""
+        content = (self.counter if value is None else value).to_bytes(8)
+        return self._head(nonce, 0x8014) + sized(name or counter_public().written().name) + b"\0\0" + sized(content)
+
+    def _head(self, nonce: bytes, kind: int) -> bytes:
+        clock = struct.pack(">QIIBQ", self.clock_ms, self.resets, self.restarts, 1, self.firmware)
+        return struct.pack(">IH", 0xFF544347, kind) + sized(b"\0\x0b" + bytes(32)) + sized(nonce) + clock
 
     def sign(self, statement: bytes) -> Attestation:
         """Sign a statement, in the one form."""

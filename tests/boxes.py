@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import struct
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -138,7 +137,6 @@ class SimulatedBox(SimulatedTpm):
     operators: Operators = OPERATORS
     image_key: rsa.RSAPublicKey = field(default_factory=IMAGE_KEY.public_key)
     zone: ZoneId = PLANT
-    counter: int = 1
     birth_counter: int = 1
     birth_pcrs: dict[int, bytes] = field(default_factory=lambda: dict.fromkeys(BOUND_PCRS, bytes(32)))
     ek_certificate: bytes | None = None
@@ -202,15 +200,6 @@ class SimulatedBox(SimulatedTpm):
         """TPMS_ATTEST of the boundary key."""
         body = sized(name or name_of(self.boundary_public)) + sized(b"\0\x0b" + bytes(32))
         return self._head(nonce, kind) + body
-
-    def counter_statement(self, nonce: bytes, *, name: bytes | None = None, value: int | None = None) -> bytes:
-        """TPMS_ATTEST of the counter."""
-        content = (self.counter if value is None else value).to_bytes(8)
-        return self._head(nonce, 0x8014) + sized(name or counter_public().written().name) + b"\0\0" + sized(content)
-
-    def _head(self, nonce: bytes, kind: int) -> bytes:
-        clock = struct.pack(">QIIBQ", self.clock_ms, self.resets, self.restarts, 1, self.firmware)
-        return struct.pack(">IH", 0xFF544347, kind) + sized(b"\0\x0b" + bytes(32)) + sized(nonce) + clock
 
     async def quote_over(self, nonce: bytes) -> Quote:
         """A quote, as the keeper gives it."""

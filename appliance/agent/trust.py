@@ -131,7 +131,7 @@ class TrustLoop:
 
     def heard(self, error: BsfgError) -> None:
         """The hub refused a call: if that is because it wants to see evidence, it is shown soon."""
-        if error.reason is Reason.ATTESTATION_STALE:
+        if error.reason in {Reason.ATTESTATION_STALE, Reason.BOX_QUARANTINED}:
             self._schedule.wanted(Duty.ATTEST, trio.current_time())
             self._woken.fire()
 
@@ -187,8 +187,9 @@ class TrustLoop:
 
         :raises DeniedError: ``attestation_failed``, with the hub's findings.
         """
-        quote = await self._keeper.quote(await self._hub.begin_attestation(self._zone))
-        answer = await self._hub.attest(self._zone, Evidence.of(self._zone, quote).render())
+        nonce = await self._hub.begin_attestation(self._zone)
+        certified, quote = await self._keeper.certify(nonce), await self._keeper.quote(nonce)
+        answer = await self._hub.attest(self._zone, Evidence.of(self._zone, quote, certified).render())
         self.answer = answer
         if not answer.accepted:
             raise DeniedError(Reason.ATTESTATION_FAILED, "; ".join(answer.findings)[:512])

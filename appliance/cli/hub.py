@@ -18,7 +18,6 @@ from appliance.cli.passphrase import passphrase, passphrase_option
 
 if TYPE_CHECKING:
     from appliance.hub.enrolment.office import EnrolmentOffice
-    from appliance.hub.enrolment.store import Box
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -130,13 +129,16 @@ def boxes() -> None:
 @office_option()
 @output_option("table", "json")
 def list_boxes(office_folder: Path, output: str) -> None:
-    """List all boxes, in every state."""
-    found = _office(office_folder).boxes()
+    """List all boxes, in every state; when each was last heard, and what is known of its last quarantine."""
+    from appliance.cli.hub_fleet import fleet_rows, fleet_values
+
+    office = _office(office_folder)
+    found = fleet_values(office, office.boxes())
     if output == "json":
-        print_json([_values(box) for box in found])
+        print_json(found)
         return
-    rows = [[box.zone, box.state.value, box.fingerprint[:16], _day(box.changed_unix_ms), box.note] for box in found]
-    print_table(("zone", "state", "fingerprint", "since (UTC)", "reason"), rows)
+    heads = ("zone", "state", "fingerprint", "since (UTC)", "last heard", "attestation", "quarantine", "reason")
+    print_table(heads, fleet_rows(found))
 
 
 @boxes.command()
@@ -155,6 +157,33 @@ def export(zone: str, office_folder: Path, out_file: Path, output: str) -> None:
         print_json({"zone": zone, "file": str(out_file), "fingerprint": made.fingerprint})
         return
     click.echo(f"file         {out_file}\nfingerprint  {made.fingerprint}")
+
+
+@hub.group()
+def evidence() -> None:
+    """Evidence of quarantines, brought from boxes."""
+
+
+@evidence.command("import")
+@click.argument("file", type=FILE)
+@office_option()
+@click.option("--seal", "seal_file", type=FILE, help="The seal; without it, the .seal.json beside FILE.")
+@output_option("text", "json")
+def import_evidence(file: Path, office_folder: Path, seal_file: Path | None, output: str) -> None:
+    """Take in the evidence of a quarantined box: check it, keep it, and let the box in no more until it is released.
+
+    FILE is what 'bsfg evidence export' wrote at the box. Whose it is, it says itself; its seal proves it.
+    """
+    from appliance.cli.evidence import seal_beside
+    from appliance.cli.hub_fleet import take_evidence
+
+    values = take_evidence(_office(office_folder), read(file), read(seal_file or seal_beside(file)))
+    if output == "json":
+        print_json(values)
+        return
+    for finding in values.pop("differs"):
+        click.echo(f"differs: {finding}", err=True)
+    _say(values, output)
 
 
 @hub.command()
@@ -364,17 +393,6 @@ def _say(values: dict[str, Any], output: str) -> None:
     width = max(map(len, values))
     for name, value in values.items():
         click.echo(f"{name.ljust(width)}  {value}")
-
-
-def _values(box: Box) -> dict[str, Any]:
-    return {
-        "zone": box.zone,
-        "state": box.state.value,
-        "fingerprint": box.fingerprint,
-        "vendor": box.record.vendor if box.record is not None else "",
-        "changed_unix_ms": box.changed_unix_ms,
-        "reason": box.note,
-    }
 
 
 def _day(unix_ms: int) -> str:

@@ -16,7 +16,7 @@ from appliance.boundary.reasons import ExitCode, Reason
 from appliance.cli.output import age, dir_option, output_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from appliance.node.status import CrossingReport, StatusDocument
+    from appliance.node.status import CrossingReport, PeerStatus, StatusDocument
 
 Documents = dict[ZoneId, "StatusDocument | UnavailableError"]
 
@@ -107,6 +107,7 @@ def _print(documents: Documents) -> None:
     found = [d for d in documents.values() if not isinstance(d, UnavailableError)]
     _print_stores(found)
     _print_crossings(found)
+    _print_boxes(found)
     _print_keys(found)
     _print_certificates(found)
     _print_problems(documents)
@@ -161,6 +162,34 @@ def _progress(crossing: CrossingReport) -> list[str]:
         "reached" if crossing.reachable else click.style("not reached", fg="yellow"),
         f"{age(time.time() - last / 1000)} ago" if last else "never",
     ]
+
+
+def _print_boxes(documents: list[StatusDocument]) -> None:
+    """What hubs know of their boxes."""
+    rows = [
+        [
+            d.zone,
+            p.zone,
+            _heard(p),
+            click.style(p.attestation, fg="green" if p.attestation == "fresh" else "red"),
+            click.style(p.quarantine, fg="red" if p.quarantine == "quarantined" else None) or "-",
+            p.quarantine_code or "-",
+            p.evidence[:16] or "-",
+        ]
+        for d in documents
+        for p in d.peers
+        if p.attestation
+    ]
+    if rows:
+        click.echo("\nboxes as their hub knows them")
+        print_table(["hub", "zone", "last heard", "attestation", "quarantine", "reason", "evidence"], rows)
+
+
+def _heard(peer: PeerStatus) -> str:
+    if peer.silent_since_unix_ms:
+        return click.style(f"silent for {age(time.time() - peer.silent_since_unix_ms / 1000)}", fg="yellow")
+    last = peer.last_call_unix_ms
+    return f"{age(time.time() - last / 1000)} ago" if last else "not yet"
 
 
 def _print_keys(documents: list[StatusDocument]) -> None:

@@ -18,6 +18,8 @@ from appliance.boundary.errors import BsfgError, RefusedError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.boundary.service import Boundary
+from appliance.hub.enrolment.folder import EnrolmentFolder
+from appliance.hub.fleet import FleetMemory
 from appliance.hub.leaf_guard import LeafGuard
 from appliance.hub.trust_desk import TrustDesk
 from appliance.node.config import NodeConfig
@@ -46,6 +48,10 @@ class Hub:
             self._trust = TrustDesk(config.zone, config.trust, config.office, config.keys.session, self._zone.keys)
         if config.control is not None:
             self._leaves = LeafGuard(config.control, standing.registry, self._refusal)
+        office = config.office.folder if config.trust is not None and config.office is not None else None
+        self._fleet = FleetMemory(None if office is None else EnrolmentFolder(office).fleet, self._attestation)
+        if self._trust is not None:
+            self._trust.heard = self._fleet.heard
         self._peers = {zone: PeerStatus(zone) for zone in config.policy.peers}
         self._called: dict[ZoneId, float] = {}
 
@@ -59,6 +65,7 @@ class Hub:
             if self._leaves is not None:
                 nursery.start_soon(self._leaves.run)
             nursery.start_soon(self._watch_peers)
+            nursery.start_soon(self._fleet.run)
 
     async def _serve_peers(self) -> None:
         """Listen as soon as there is something to prove ourselves with; local work does not wait for it."""
@@ -92,11 +99,15 @@ class Hub:
                 if trio.current_time() - called > SILENT_AFTER_S:
                     self._zone.modes.unreachable(zone, trio.current_time())
 
+    def _attestation(self, zone: ZoneId) -> str:
+        return self._trust.state(zone) if self._trust is not None else ""
+
     def _audit(self, record: AuditRecord) -> None:
         log_audit(record)
         for zone, status in self._peers.items():
             if record.caller == zone:
                 self._called[zone] = trio.current_time()
+                self._fleet.heard(zone)
                 self._zone.modes.reached(zone, behind=False, now=trio.current_time())
                 refused = status.refused + (record.outcome not in (OK, CANCELLED))
                 self._peers[zone] = replace(
@@ -109,6 +120,7 @@ class Hub:
             peers = [replace(peer, leaf_age_s=self._leaves.age_of(ZoneId(peer.zone))) for peer in peers]
             problems += [Problem.of(self._leaves.problem, "leaf guard")] if self._leaves.problem is not None else []
         if self._trust is not None:
-            peers = [replace(peer, attestation=self._trust.state(ZoneId(peer.zone))) for peer in peers]
+            peers = [self._trust.describe(peer) for peer in peers]
             problems += [Problem.of(error, where) for where, error in self._trust.problems()]
-        return (), peers, problems
+        silent = [(peer, self._fleet.silent_since(ZoneId(peer.zone))) for peer in peers]
+        return (), [replace(peer, silent_since_unix_ms=since) for peer, since in silent], problems

@@ -29,6 +29,7 @@ from appliance.keys.attestation.evidence import Evidence
 from appliance.keys.attestation.measurements import Measurements
 from appliance.keys.attestation.quote import one_form, parse_quote, qualified_name
 from appliance.keys.attestation.verdict import Expected, Seen, Verdict, judge, refused
+from appliance.keys.release import Release
 from appliance.keys.time_token import TimeToken
 
 NONCE_LIFE_S: Final = 60.0
@@ -174,6 +175,10 @@ def boottime_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+async def _kept_nowhere(_zone: ZoneId, _what: object) -> None:
+    """For who keeps nothing of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrustHooks:
     """What the trust service stands on.
@@ -184,6 +189,8 @@ class TrustHooks:
     :param measurements: what the image builder published; ``None``: nothing is known.
     :param wall_ms: the hub's wall clock, which is boundary time. :param now: a clock that nobody sets.
     :param changed: called with a zone when a verdict on it was entered.
+    :param released: a zone's box has shown a release that explains its counter; it is kept when this returns.
+    :param quarantined: a zone's TPM has certified a counter that nothing explains.
     """
 
     sign: Callable[[bytes], Awaitable[Signature]]
@@ -193,6 +200,8 @@ class TrustHooks:
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     now: Callable[[], float] = boottime_s
     changed: Callable[[ZoneId], None] = lambda _zone: None
+    released: Callable[[ZoneId, Release], Awaitable[None]] = _kept_nowhere
+    quarantined: Callable[[ZoneId, int], Awaitable[None]] = _kept_nowhere
 
 
 class TrustService:
@@ -243,10 +252,25 @@ class TrustService:
         verdict = await trio.to_thread.run_sync(judge, expected, shown, nonce, int(now * 1000), limiter=self._judging)
         self._nonces.check(zone, nonce, now)  # nothing else may have used it while the thread ran
         self._nonces.use(nonce, now)
+        await self._stood(zone, verdict)
         self._book.enter(zone, verdict, now)
         self._note(zone, verdict)
         findings = tuple(finding.text for finding in verdict.findings)
         return AttestationAnswer(verdict.accepted, findings, int(self._book.fresh_s) if verdict.accepted else 0)
+
+    async def _stood(self, zone: ZoneId, verdict: Verdict) -> None:
+        """What the counter says is kept: a release lets the box in for good, a lock keeps it out until there is one.
+
+        :raises UnavailableError: ``not_ready``: it cannot be kept, so it does not count.
+        """
+        stood = verdict.standing
+        try:
+            if stood.ahead and stood.counter is not None:
+                await self._hooks.quarantined(zone, stood.counter)
+            elif stood.release is not None and verdict.accepted:
+                await self._hooks.released(zone, stood.release)
+        except BsfgError as error:
+            raise UnavailableError(Reason.NOT_READY, f"the office: {error.reason}: {error.detail}") from error
 
     def _enrolled(self, zone: ZoneId) -> EnrolledAttestation:
         enrolled = self._hooks.enrolled(zone)

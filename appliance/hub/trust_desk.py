@@ -8,7 +8,8 @@ says so, and facts go on crossing for boxes that are enrolled.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 import trio
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.errors import BsfgError, DeniedError, UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.hub.enrolment.office import EnrolmentOffice
@@ -26,6 +27,7 @@ from appliance.hub.trust import AttestationBook, AttestationPolicy, TrustHooks, 
 from appliance.keys.attestation.enrolled import EnrolledAttestation
 from appliance.node.config import Endpoint, OfficeConfig
 from appliance.node.keys import NodeKeys
+from appliance.node.status import PeerStatus
 from appliance.peer.trust_server import TrustServerConfig, serve_trust, trust_server_context
 
 _log = logging.getLogger(__name__)
@@ -45,16 +47,48 @@ class TrustDesk:
         self._enrolment: EnrolmentService | None = None
         self._measurements: MeasurementsFile | None = None
         self._problem: BsfgError | None = None
+        self.heard: Callable[[ZoneId], None] = lambda _zone: None
+        """Called when a zone's box has shown evidence that is its own."""
 
     def refusal(self, zone: ZoneId) -> BsfgError | None:
-        """Why a proven zone may not call now: its box does not attest, and must."""
-        now = boottime_s()
-        self._book.follow(zone, self._enrolled(zone))
+        """Why a proven zone may not call now: it is in quarantine, or its box does not attest, and must."""
+        now, enrolled = boottime_s(), self._enrolled(zone)
+        if enrolled is not None and enrolled.quarantined:  # whatever it says of itself, and whatever the policy is
+            return DeniedError(Reason.BOX_QUARANTINED, f"{zone}: {self._why(zone)}")
+        self._book.follow(zone, enrolled)
         return self._book.problem(zone, now) if self._book.admits(zone, now) is not None else None
 
     def state(self, zone: ZoneId) -> str:
         """``fresh``, ``stale`` or ``failed``; empty for a zone without an enrolled TPM."""
         return str(self._book.state(zone, boottime_s())) if self._attests(zone) else ""
+
+    def describe(self, peer: PeerStatus) -> PeerStatus:
+        """A peer's status with what the hub knows of its box."""
+        zone, now = ZoneId(peer.zone), boottime_s()
+        if not self._attests(zone) or self._enrolment is None:
+            return peer
+        last, quarantine = self._book.last(zone), self._enrolment.quarantine(zone)
+        described = replace(
+            peer,
+            attestation=self.state(zone),
+            attested_s_ago=None if last is None else int(now - last.at_s),
+        )
+        if quarantine is None:
+            return described
+        enrolled = self._enrolled(zone)
+        return replace(
+            described,
+            quarantine="quarantined" if enrolled is not None and enrolled.quarantined else "released",
+            quarantine_code=quarantine.code,
+            evidence=quarantine.evidence,
+        )
+
+    def _why(self, zone: ZoneId) -> str:
+        """What is known of a quarantine, in words."""
+        found = None if self._enrolment is None else self._enrolment.quarantine(zone)
+        if found is None or not found.evidence:
+            return "its TPM says so; its evidence was not imported yet"
+        return f"{found.code}, evidence {found.evidence[:16]}"
 
     def problems(self) -> Iterator[tuple[str, BsfgError]]:
         """What is wrong now, and where."""
@@ -63,7 +97,10 @@ class TrustDesk:
         if self._measurements is not None and self._measurements.problem is not None:
             yield "measurements", self._measurements.problem
         for zone in self._keys.standing.registry.zones():
-            if self._attests(zone) and (error := self._book.problem(zone, boottime_s())) is not None:
+            enrolled = self._enrolled(zone) if self._attests(zone) else None
+            if enrolled is not None and enrolled.quarantined:
+                yield f"box of {zone}", DeniedError(Reason.BOX_QUARANTINED, self._why(zone))
+            if enrolled is not None and (error := self._book.problem(zone, boottime_s())) is not None:
                 yield f"attestation of {zone}", error
 
     async def run(self) -> None:
@@ -72,7 +109,15 @@ class TrustDesk:
         self._enrolment = EnrolmentService(office)
         self._measurements = MeasurementsFile(office.folder.measurements, partial(_image_keys, office))
         await self._keys.standing.ready()
-        hooks = TrustHooks(self._keys.port.sign, self._enrol, self._enrolment.enrolled, self._measurements.current)
+        hooks = TrustHooks(
+            self._keys.port.sign,
+            self._enrol,
+            self._enrolment.enrolled,
+            self._measurements.current,
+            changed=self.heard,
+            released=self._enrolment.released,
+            quarantined=self._enrolment.quarantined,
+        )
         service = TrustService(self._zone, hooks, self._book)
         config = TrustServerConfig(self._listen.host, self._listen.port, partial(trust_server_context, self._session))
         async with trio.open_nursery() as nursery:

@@ -89,6 +89,10 @@ class PeerStatus:
 
     :param leaf_age_s: how long its leaf connection is up, if it has one.
     :param attestation: ``fresh``, ``stale``, ``failed``, or empty: it has no enrolled TPM.
+    :param attested_s_ago: how old the last evidence is; ``None``: none since the hub started.
+    :param silent_since_unix_ms: when it was last heard, if that is too long ago; 0: it is heard. It outlives the hub.
+    :param quarantine: ``quarantined``, ``released``, or empty: it never was that the hub knows of.
+    :param quarantine_code: why; empty: the evidence was not imported. :param evidence: SHA-256 of it.
     """
 
     zone: str
@@ -97,6 +101,11 @@ class PeerStatus:
     refused: int = 0
     leaf_age_s: int | None = None
     attestation: str = ""
+    attested_s_ago: int | None = None
+    silent_since_unix_ms: int = 0
+    quarantine: str = ""
+    quarantine_code: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

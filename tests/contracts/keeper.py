@@ -227,7 +227,9 @@ class KeeperContract:
         with pytest.raises(RefusedError, match="bad_release"):
             await keeper.import_release(b"{}")
         old = await world.release()
+        assert (await keeper.certify(NONCE)).release == b""
         await keeper.import_release(old.render())
+        assert (await keeper.certify(NONCE)).release == old.render()
         assert (await keeper.status()).state is KeeperState.READY
         await keeper.sign(RECEIPT)
         assert await keeper.unseal("agent.token") == b"secret"

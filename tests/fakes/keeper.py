@@ -81,6 +81,7 @@ class FakeKeeper:
         policy = BoundaryPolicy(DeviceRef(sha256(b"fake box")), operators, image_key)
         self.birth = BirthPolicy(policy, self.counter, {pcr: self.pcrs[pcr] for pcr in BOUND_PCRS})
         self._released: Digest | None = None
+        self._release_file = b""
         self._authority: Authority | None = None
         self._secrets: dict[str, bytes] = {}
         self._schedules = {name: RenewalSchedule(random) for name in SESSION_NAMES}
@@ -234,7 +235,7 @@ class FakeKeeper:
         """As the port says."""
         _check_nonce(nonce)
         name = sized(name_of(self._public))
-        return Certified(self._attest(0x8017, nonce, name + name), self._counter(nonce))
+        return Certified(self._attest(0x8017, nonce, name + name), self._counter(nonce), self._release_file)
 
     async def install(self, device_ca: bytes) -> None:
         """As the port says."""
@@ -254,6 +255,7 @@ class FakeKeeper:
             raise DeniedError(Reason.BAD_RELEASE, f"for counter {parsed.counter}, not {self.counter}")
         self._present()
         self._released, _ = verify(self.birth.policy, parsed)
+        self._release_file = release
 
     async def time_nonce(self) -> bytes:
         """As the port says."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -77,10 +77,16 @@ class World:
         keeper: Any = SimulatedKeeper(box)
         return await boxside.enrol(keeper, self.client.enrol, box.zone, self.site.box_folder(box.zone))
 
-    async def attest(self, box: SimulatedBox) -> tuple[bool, tuple[str, ...]]:
+    async def attest(self, box: SimulatedBox, release: bytes = b"") -> tuple[bool, tuple[str, ...]]:
         """Once, now."""
         nonce = await self.client.begin_attestation(box.zone)
-        answer = await self.client.attest(box.zone, Evidence.of(box.zone, await box.quote_over(nonce)).render())
+        certified = replace(await box.certify(nonce), release=release)
+        shown = Evidence.of(box.zone, await box.quote_over(nonce), certified)
+        return await self.show(shown)
+
+    async def show(self, shown: Evidence) -> tuple[bool, tuple[str, ...]]:
+        """Show the hub something."""
+        answer = await self.client.attest(shown.zone, shown.render())
         return answer.accepted, answer.findings
 
     async def known(self, zone: ZoneId, state: str) -> None:

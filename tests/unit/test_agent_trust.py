@@ -29,7 +29,7 @@ from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.boundary.trust import AttestationAnswer
 from appliance.keys.attestation.evidence import Evidence
-from appliance.keys.keeper.port import KeeperState, KeeperStatus, Quote
+from appliance.keys.keeper.port import Certified, KeeperState, KeeperStatus, Quote
 from tests.attesting import PLANT, SimulatedTpm
 
 WORKS = AttestationAnswer(True, (), 900)
@@ -66,6 +66,11 @@ class Keeper:
     async def quote(self, nonce: bytes) -> Quote:
         """As a keeper does it."""
         return Quote(self.tpm.quote(nonce), dict(self.tpm.pcrs), b"", b"")
+
+    async def certify(self, nonce: bytes) -> Certified:
+        """As a keeper does it; of the key nobody asks here."""
+        counter = self.tpm.sign(self.tpm.counter_statement(nonce))
+        return Certified(counter, counter, b"a release")
 
 
 @dataclass
@@ -137,6 +142,10 @@ async def test_time_and_evidence_at_start_and_in_their_rhythm(autojump_clock: tr
         assert len({round(pause, 3) for pause in pauses}) > len(pauses) / 2
     assert keeper.tokens == [number.to_bytes(32) for number in range(1, len(keeper.tokens) + 1)]
     assert hub.evidence[0].quote.statement == keeper.tpm.statement(bytes(32))
+    standing = hub.evidence[0].standing
+    assert standing is not None
+    assert standing.counter.statement == keeper.tpm.counter_statement(bytes(32))
+    assert standing.release == b"a release"
 
 
 @pytest.mark.parametrize(("reason", "longest_s"), [(Reason.LINK_DOWN, AWAY_PAUSE_S), (Reason.BUSY, LONGEST_PAUSE_S)])

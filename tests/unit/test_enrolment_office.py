@@ -274,7 +274,7 @@ async def test_a_released_box_comes_back(site: Site, told: bool) -> None:
     box = SimulatedBox()
     grant = await site.enrol(box, Papers(site.voucher(box).render()))
     if told:
-        site.office.quarantine(PLANT, "opened")
+        site.office.quarantine(PLANT, 2, code="opened")
     box.counter = 2
     release = _released(box)
     assert await _reason(site.enrol(box)) is Reason.BOX_QUARANTINED
@@ -285,7 +285,7 @@ async def test_a_released_box_comes_back(site: Site, told: bool) -> None:
     assert found.record is not None
     assert (found.state, found.record.counter) == (BoxState.ENROLLED, 2)
     assert await site.enrol(box, Papers(release=release)) == grant
-    site.office.quarantine(PLANT, "again")
+    site.office.quarantine(PLANT, 3, code="again")
     assert await _reason(site.enrol(box, Papers(release=release))) is Reason.BOX_QUARANTINED, "of the first one"
     box.counter = 3
     assert await _reason(site.enrol(box, Papers(release=release))) is Reason.BAD_RELEASE
@@ -309,7 +309,7 @@ async def test_a_box_known_to_be_in_quarantine_stays_out(site: Site) -> None:
     """Also with the counter of enrolment: the hub was told."""
     box = SimulatedBox()
     await site.enrol(box, Papers(site.voucher(box).render()))
-    site.office.quarantine(PLANT, "opened")
+    site.office.quarantine(PLANT, 2, code="opened")
     assert await _reason(site.enrol(box)) is Reason.BOX_QUARANTINED
     assert await _reason(site.enrol(SimulatedBox(ek=EK_KEYS[1]))) is Reason.ZONE_TAKEN
 

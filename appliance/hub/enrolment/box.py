@@ -14,6 +14,7 @@ from appliance.keys.documents import base64_bytes, base64_text, decimal_number, 
 from appliance.keys.enrolled_box import EnrolledBox, pcr_values
 from appliance.keys.enrolment.documents import EnrolRequest
 from appliance.keys.enrolment.hubside import ProvenBox
+from appliance.keys.release import Release
 from appliance.keys.tpm.policy import HELD_PCR
 from appliance.keys.tpm.public import p256_key
 
@@ -47,10 +48,23 @@ class EnrolledRecord:
         request = self.request
         return EnrolledBox(request.zone, request.policy, request.boundary_public, p256_key(request.ak_public))
 
-    def for_attestation(self) -> EnrolledAttestation:
-        """What the hub judges quotes with."""
-        image_key = self.request.policy.policy.image_key
-        return EnrolledAttestation(self.request.ak_public, dict(self.pcrs), image_key, self.reset_count)
+    def for_attestation(self, *, quarantined: bool = False) -> EnrolledAttestation:
+        """What the hub judges quotes with. :param quarantined: its operators know it to be in quarantine."""
+        policy = self.request.policy.policy
+        return EnrolledAttestation(
+            self.request.ak_public,
+            dict(self.pcrs),
+            policy.image_key,
+            self.reset_count,
+            self.counter,
+            policy,
+            quarantined,
+        )
+
+    def released(self, release: Release) -> Self:
+        """The same box after a release that two operators signed for it: another counter, and maybe other PCRs."""
+        kept = {pcr: value for pcr, value in self.pcrs.items() if pcr != HELD_PCR}
+        return replace(self, counter=release.counter, pcrs={**kept, **release.pcrs})
 
     def render(self) -> bytes:
         """As the store holds it."""

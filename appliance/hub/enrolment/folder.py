@@ -85,6 +85,16 @@ class EnrolmentFolder:
         return self.path / "enrolment.toml"
 
     @property
+    def fleet(self) -> Path:
+        """When the hub last heard from whom (:mod:`appliance.hub.fleet`)."""
+        return self.path / "fleet.json"
+
+    @property
+    def evidence(self) -> Path:
+        """Evidence of quarantines that operators imported, a folder for each zone."""
+        return self.path / "evidence"
+
+    @property
     def database(self) -> Path:
         """What was decided."""
         return self.path / "enrolment.db"

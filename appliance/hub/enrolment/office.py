@@ -25,7 +25,7 @@ from appliance.boundary.reasons import Reason
 from appliance.hub.enrolment.authority import DeviceAuthority
 from appliance.hub.enrolment.box import EnrolledRecord
 from appliance.hub.enrolment.folder import EnrolmentConfig, EnrolmentFolder, open_authority
-from appliance.hub.enrolment.store import Box, EnrolmentStore, PendingBox
+from appliance.hub.enrolment.store import Box, EnrolmentStore, PendingBox, Quarantine
 from appliance.keys.certificates import certificate_der, certificate_pem
 from appliance.keys.denied import render_denied
 from appliance.keys.enrolment.boxside import write_registry
@@ -38,11 +38,19 @@ from appliance.keys.enrolment.documents import (
     Waits,
     is_request,
 )
-from appliance.keys.enrolment.hubside import NETWORK_VALIDITY_MS, ProvenBox, SiteDemands, challenge, check_proof
+from appliance.keys.enrolment.hubside import (
+    NETWORK_VALIDITY_MS,
+    ProvenBox,
+    SiteDemands,
+    challenge,
+    check_proof,
+    read_release,
+)
 from appliance.keys.enrolment.rules import BoxState, Decision, admit, check_claim, decide, takes_voucher
 from appliance.keys.enrolment.voucher import Voucher
 from appliance.keys.files import PUBLIC, locked, write_atomically
 from appliance.keys.registry import Registry
+from appliance.keys.release import Release
 
 RENEW_AFTER: Final = 2 / 3
 """The part of a device CA certificate's life after which a box that asks again gets a new one for the same key."""
@@ -302,15 +310,42 @@ class EnrolmentOffice:
                 self._raise_problem(full)
             return box
 
-    def quarantine(self, zone: ZoneId, note: str) -> None:
-        """A zone's box is known to be in quarantine: it enrols again only with a release.
+    def quarantine(
+        self, zone: ZoneId, counter: int, *, code: str = "", evidence: str = "", opened_unix_ms: int = 0
+    ) -> bool:
+        """A zone's box is known to be, or to have been, in quarantine; it comes back only with a release.
 
+        :param counter: as its TPM states it; whoever calls has proven that.
+        :param code, evidence: why, and SHA-256 (hex) of the bundle; empty: not known yet.
+        :return: whether it is in quarantine now: no release for this counter was seen.
         :raises RefusedError: ``unknown_box``.
+        """
+        now = self._now_ms()
+        with self._store() as store:
+            box = self._holder(store, zone)
+            over = box.record is not None and counter <= box.record.counter
+            note = code or (box.note if box.state is BoxState.QUARANTINED else "") or "its TPM says so"
+            found = Quarantine(box.fingerprint, counter, code, evidence, opened_unix_ms, now, now if over else 0)
+            with self._changing(store, "quarantine"):
+                store.note_quarantine(found)
+                if not over and (box.state, box.note) != (BoxState.QUARANTINED, note):
+                    store.mark(box.fingerprint, BoxState.QUARANTINED, note, now)
+            return not over
+
+    def released(self, zone: ZoneId, release: Release) -> None:
+        """A zone's box has shown a release together with its counter, certified by its TPM.
+
+        :raises RefusedError: ``unknown_box``. :raises DeniedError: ``bad_release``: it is not for this box, or old.
         """
         with self._store() as store:
             box = self._holder(store, zone)
-            with self._changing(store, "quarantine"):
-                store.mark(box.fingerprint, BoxState.QUARANTINED, note, self._now_ms())
+            if box.record is None or release.counter <= box.record.counter:
+                raise DeniedError(Reason.BAD_RELEASE, "for a counter that is known")
+            read_release(release.render(), box.record.request.policy.policy, release.counter)
+            with self._changing(store, "released"):
+                store.note_quarantine(Quarantine(box.fingerprint, release.counter, known_unix_ms=self._now_ms()))
+                store.release(box.record.released(release), self._now_ms())
+            _log.warning("zone %s was released by its operators, counter %d", zone, release.counter)
 
     def _holder(self, store: EnrolmentStore, zone: ZoneId) -> Box:
         box = store.of_zone(zone)
@@ -413,6 +448,11 @@ class EnrolmentOffice:
         self._hook("after registry")
 
     # -- lists --------------------------------------------------------------------------------------------------------
+
+    def quarantines(self) -> dict[str, Quarantine]:
+        """The last quarantine of each TPM that had any, by fingerprint."""
+        with self._store() as store:
+            return store.quarantines()
 
     def boxes(self) -> list[Box]:
         """All TPMs that were decided about."""

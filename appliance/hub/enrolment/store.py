@@ -26,7 +26,7 @@ from appliance.keys.denied import REASON_CHARACTERS, Denial
 from appliance.keys.enrolment.documents import Waits
 from appliance.keys.enrolment.rules import BoxState, Known
 
-VERSION: Final = 1
+VERSION: Final = 2
 PENDING_LIMIT: Final = 1000
 """Boxes that may wait for a decision at once; each has a TPM of a known vendor, but whose it is nobody knows."""
 BUSY_S: Final = 10.0
@@ -48,6 +48,13 @@ CREATE TABLE device_ca (
     sequence INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, zone TEXT NOT NULL, fingerprint TEXT NOT NULL,
     der BLOB NOT NULL, denied TEXT, denied_unix_ms INTEGER) STRICT;
 """
+_QUARANTINES: Final = """
+CREATE TABLE quarantine (
+    fingerprint TEXT NOT NULL, counter INTEGER NOT NULL, code TEXT NOT NULL, evidence TEXT NOT NULL,
+    opened_unix_ms INTEGER NOT NULL, known_unix_ms INTEGER NOT NULL, released_unix_ms INTEGER NOT NULL,
+    PRIMARY KEY (fingerprint, counter)) STRICT;
+"""
+"""Since version 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,24 @@ class Box:
     device_ca: bytes
     note: str
     changed_unix_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """What is known of one quarantine of a TPM.
+
+    :param counter: the TPM's, which names it. :param code: why; empty: the evidence was not imported yet.
+    :param evidence: SHA-256 (hex) of the bundle; empty: not imported. :param opened_unix_ms: by the box's wall clock.
+    :param known_unix_ms: when the hub learnt of it. :param released_unix_ms: when it saw the release; 0: not yet.
+    """
+
+    fingerprint: str
+    counter: int
+    code: str = ""
+    evidence: str = ""
+    opened_unix_ms: int = 0
+    known_unix_ms: int = 0
+    released_unix_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +117,12 @@ class EnrolmentStore:
         try:
             self._db.execute("PRAGMA synchronous = EXTRA")  # a commit is durable, its journal's removal too
             version = self._version()
-            if version == 0:
+            if version in {0, 1}:
                 self._make()
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise UnavailableError(Reason.OFFICE_UNUSABLE, f"{path}: {error}") from error
-        if version not in {0, VERSION}:
+        if version not in {0, 1, VERSION}:
             self._db.close()
             raise IntegrityError(Reason.OFFICE_UNUSABLE, f"{path}: version {version}, this program knows {VERSION}")
 
@@ -107,10 +132,11 @@ class EnrolmentStore:
 
     def _make(self) -> None:
         with self.changing():
-            if self._version() == 0:  # nobody else was quicker
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+            version = self._version()  # somebody else may have been quicker
+            schema = {0: _SCHEMA + _QUARANTINES, 1: _QUARANTINES}.get(version, "")
+            for statement in schema.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def close(self) -> None:
         """Close the file."""
@@ -210,6 +236,11 @@ class EnrolmentStore:
         rows = self._db.execute("SELECT sha256, zone, denied, denied_unix_ms FROM device_ca WHERE denied IS NOT NULL")
         return [Denial(digest, parse_zone(zone), reason, unix_ms) for digest, zone, reason, unix_ms in rows]
 
+    def quarantines(self) -> dict[str, Quarantine]:
+        """The last quarantine of each TPM that had any, by fingerprint."""
+        rows = self._db.execute("SELECT * FROM quarantine ORDER BY fingerprint, counter")
+        return {row[0]: Quarantine(*row) for row in rows}
+
     # -- changes; inside :meth:`changing` -----------------------------------------------------------------------------
 
     def wait(self, record: EnrolledRecord, waits: Waits, unix_ms: int) -> None:
@@ -269,6 +300,33 @@ class EnrolmentStore:
         self._db.execute(
             "UPDATE box SET state = ?, record = ?, note = '', changed_unix_ms = ? WHERE fingerprint = ?",
             (BoxState.ENROLLED.value, record.render(), unix_ms, record.request.fingerprint),
+        )
+        self.end_quarantines(record.request.fingerprint, record.counter, unix_ms)
+
+    def note_quarantine(self, found: Quarantine) -> None:
+        """A quarantine is known of. What was known of it already stays, but for what was empty."""
+        self._db.execute(
+            "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint, counter) DO UPDATE SET"
+            " code = CASE code WHEN '' THEN excluded.code ELSE code END,"
+            " evidence = CASE evidence WHEN '' THEN excluded.evidence ELSE evidence END,"
+            " opened_unix_ms = CASE opened_unix_ms WHEN 0 THEN excluded.opened_unix_ms ELSE opened_unix_ms END",
+            (
+                found.fingerprint,
+                found.counter,
+                found.code,
+                found.evidence,
+                found.opened_unix_ms,
+                found.known_unix_ms,
+                found.released_unix_ms,
+            ),
+        )
+
+    def end_quarantines(self, fingerprint: str, counter: int, unix_ms: int) -> None:
+        """A release for this counter was seen; it ends that quarantine, and those before it."""
+        self._db.execute(
+            "UPDATE quarantine SET released_unix_ms = ?"
+            " WHERE fingerprint = ? AND counter <= ? AND released_unix_ms = 0",
+            (unix_ms, fingerprint, counter),
         )
 
     def refuse(self, fingerprint: str, zone: ZoneId, note: str, unix_ms: int) -> None:

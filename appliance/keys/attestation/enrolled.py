@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from appliance.keys.tpm.policy import BoundaryPolicy
 from appliance.keys.tpm.public import Name, name_of, p256_key
 
 
@@ -19,12 +20,18 @@ class EnrolledAttestation:
     :param pcrs: the PCRs of enrolment, those that the boundary key is bound to at least.
     :param image_key: the image builder's, from the policy of the boundary key.
     :param reset_count: the TPM's, as certified at enrolment; 0: not known.
+    :param counter: the quarantine counter when the hub last let the box in; ``None``: it is not compared.
+    :param policy: the boundary key's: whose release explains another counter.
+    :param quarantined: its operators know it to be in quarantine; only a release for a higher counter ends that.
     """
 
     ak_public: bytes
     pcrs: Mapping[int, bytes]
     image_key: rsa.RSAPublicKey
     reset_count: int = 0
+    counter: int | None = None
+    policy: BoundaryPolicy | None = None
+    quarantined: bool = False
 
     @property
     def key(self) -> ec.EllipticCurvePublicKey:

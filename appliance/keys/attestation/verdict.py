@@ -10,7 +10,7 @@ machines: differences there are told, and not fatal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -22,6 +22,8 @@ from appliance.keys.attestation.firmware_log import FirmwareLog, parse_firmware_
 from appliance.keys.attestation.measurements import Measurements
 from appliance.keys.attestation.quote import QuoteStatement, check_quote
 from appliance.keys.attestation.runtime_log import parse_runtime_log, replay_runtime_log
+from appliance.keys.attestation.standing import Stood, judge_standing
+from appliance.keys.release import Release
 from appliance.keys.tpm.policy import HELD_PCR
 
 _ZERO: Final = bytes(32)
@@ -74,11 +76,15 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the hub found. :param image: version of the image that runs, empty when it is not known."""
+    """What the hub found. :param image: version of the image that runs, empty when it is not known.
+
+    :param standing: the quarantine counter, and the release that explains it.
+    """
 
     findings: tuple[Finding, ...]
     image: str
     seen: Seen
+    standing: Stood = field(default_factory=Stood)
 
     @property
     def accepted(self) -> bool:
@@ -108,15 +114,25 @@ def judge(expected: Expected, evidence: Evidence, nonce: bytes, at_ms: int) -> V
     quote = check_quote(expected.enrolled, nonce, evidence.quote, evidence.pcrs)
     seen = Seen(quote, at_ms)
     _check_newer(expected.before, quote)
+    stood = judge_standing(expected.enrolled, evidence.standing, nonce)
     log, log_findings = explained(evidence)
     image, image_findings = _image(expected, evidence.pcrs)
     findings = (
-        *_since_enrolment(expected.enrolled, evidence.pcrs, log),
+        *([Finding(Subject.LATCH, stood.problem)] if stood.problem else []),
+        *_since_enrolment(_as_released(expected.enrolled, stood.release), evidence.pcrs, log),
         *image_findings,
         *log_findings,
         *_clock(expected, seen),
     )
-    return Verdict(findings, image, seen)
+    return Verdict(findings, image, seen, stood)
+
+
+def _as_released(enrolled: EnrolledAttestation, release: Release | None) -> EnrolledAttestation:
+    """What is expected of a box after a release: its operators accepted the PCRs that stand in it."""
+    if release is None:
+        return enrolled
+    kept = {pcr: value for pcr, value in enrolled.pcrs.items() if pcr != HELD_PCR}
+    return replace(enrolled, pcrs={**kept, **release.pcrs})
 
 
 def _check_newer(before: Seen | None, quote: QuoteStatement) -> None:

@@ -256,7 +256,7 @@ class Box:
         """Key and counter, certified."""
         check_nonce(nonce)
         key: Attestation = self._key.certify(nonce)
-        return Certified(key, self._key.certify_counter(nonce))
+        return Certified(key, self._key.certify_counter(nonce), self._release())
 
     def import_release(self, data: bytes) -> None:
         """Write a release into the TPM, if it is for this box and for the counter as it is.
@@ -271,6 +271,12 @@ class Box:
             raise DeniedError(Reason.BAD_RELEASE, f"it is for counter {release.counter}; here it is {counter}")
         self._key.import_release(*verify(self.identity.policy, release))
         write_atomically(self._config.state_dir / RELEASE_FILE, data)
+
+    def _release(self) -> bytes:
+        try:
+            return (self._config.state_dir / RELEASE_FILE).read_bytes()
+        except OSError:
+            return b""
 
     def import_again(self) -> None:
         """Bring back the kept release, where provisioning had to make its index anew. It opens nothing else."""

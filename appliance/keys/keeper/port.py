@@ -114,10 +114,14 @@ class BoxDescription:
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """What the attestation key certifies of the boundary key and the counter, over one nonce."""
+    """What the attestation key certifies of the boundary key and the counter, over one nonce.
+
+    :param release: the last release that was imported, as it came; empty: none. It is no secret, and proves itself.
+    """
 
     key: Attestation
     counter: Attestation
+    release: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
