@@ -43,6 +43,8 @@ EMPTY: Final = (
     *("extensions", "confexts", "portables", "verity.d", "dbus-1/system.d", "dbus-1/system-services"),
 )
 """Folders below ``/run`` from which systemd and udev take orders, and in which a box has nothing."""
+AT_BOOT: Final = frozenset({"tmpfiles.d/static-nodes.conf"})
+"""Made by ``kmod static-nodes`` at boot, from the image's list of modules; kept as those of generators are."""
 GENERATED: Final = ("systemd/generator", "systemd/generator.early", "systemd/generator.late")
 NAMES: Final = (
     *("-.mount", "boot.automount", "boot.mount", "tmp.mount", "var.mount", "*.device", "*.swap", "*.target"),
@@ -110,13 +112,15 @@ class ConfigurationProbe:
     # -- units ---------------------------------------------------------------------------------------------------------
 
     def _units(self, view: View) -> None:
-        run, foreign = self._places.run, []
-        for folder in EMPTY:
-            foreign += [f"{folder}/{name}" for name, _ in _files(run / folder)]
+        run, foreign = self._places.run, list[str]()
         made = {f"{folder}/{name}": digest for folder in GENERATED for name, digest in _files(run / folder)}
+        for folder in EMPTY:
+            found = {f"{folder}/{name}": digest for name, digest in _files(run / folder)}
+            made |= {name: digest for name, digest in found.items() if name in AT_BOOT}
+            foreign += [name for name in found if name not in AT_BOOT]
+        foreign += [name for name in made if name not in AT_BOOT and not _is_generators(name, run)]
         at_first = self._at_first(made)
         foreign += [name for name, digest in made.items() if at_first.get(name) != digest]
-        foreign += [name for name in made if not _is_generators(name, run)]
         view.note("generated_units", len(made))
         if foreign:
             view.see(Code.UNIT_FOREIGN, ", ".join(sorted(set(foreign))[:_SHOWN]))

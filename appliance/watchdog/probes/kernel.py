@@ -124,6 +124,9 @@ class KernelProbe:
         for name, wanted in self._settings.items():
             try:
                 found = " ".join(text_of(self._places.proc / "sys" / name.replace(".", "/")).split())
+            except FileNotFoundError:  # this kernel has no such setting; nobody can take one away
+                unseen.append(name)
+                continue
             except PermissionError:
                 if name not in ROOT_ONLY:
                     raise
@@ -133,7 +136,7 @@ class KernelProbe:
                 wrong.append(f"{name} is {found}, not {wanted}")
         view.note("settings", len(self._settings) - len(unseen))
         if unseen:
-            view.note("settings_for_root_only", len(unseen))
+            view.note("settings_unseen", " ".join(unseen))
         if wrong:
             view.see(Code.SYSCTL_CHANGED, "; ".join(wrong[:_SHOWN]))
 
