@@ -110,10 +110,12 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
     """
     place = LeaseSet(element=choices.element)
     sources = sources_of(Places(choices.root), lambda: assessor.readings())  # noqa: PLW0108 - made below
+    evidence = KeptEvidence(keeper, sources, EvidenceStore(choices.state / EVIDENCE))
+    evidence.prepare()
     world = World(
         NftLease(place),
         KeeperLock(keeper),
-        KeptEvidence(keeper, sources, EvidenceStore(choices.state / EVIDENCE)),
+        evidence,
         CaseFolder(choices.state),
         Moments(zone_of(choices.node), image_of(choices.root / IMAGE.relative_to("/"))).now,
         lambda: watchdog.report(),  # noqa: PLW0108 - made below

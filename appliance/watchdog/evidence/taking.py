@@ -42,6 +42,13 @@ class KeptEvidence:
         self._store = store
         self._hook = hook
 
+    def prepare(self) -> None:
+        """Keep room on the disk for the next bundle; without it, evidence needs a disk that is not full. Blocking."""
+        try:
+            self._store.reserve()
+        except OSError as error:
+            _log.error("no room is kept for evidence: %s", error)
+
     async def take(self, case: Case, latched: Latched | None) -> Digest:
         """As the port says."""
         number, previous = await trio.to_thread.run_sync(self._place)
@@ -49,6 +56,7 @@ class KeptEvidence:
         self._hook("collected")
         digest = await trio.to_thread.run_sync(self._store.add, bundle.render(), seal.render())
         self._hook("kept")
+        await trio.to_thread.run_sync(self.prepare)
         _log.warning("evidence %d of %s: SHA-256 %s", number, case.code, digest.hex())
         return digest
 

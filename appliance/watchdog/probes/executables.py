@@ -29,6 +29,7 @@ CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "bsfg-local.service": ("/usr/bin/systemd-creds",),
     "bsfg-stick.service": ("/usr/bin/systemctl",),
     "bsfg-trial.service": ("/usr/bin/systemctl",),
+    "bsfg-watchdog.service": ("/usr/bin/journalctl",),  # for the evidence
     "systemd-udevd.service": ("/usr/bin/kmod", "/usr/sbin/dmsetup", "/usr/sbin/blkid"),
     "systemd-fsck@*.service": ("/usr/sbin/fsck", "/usr/sbin/e2fsck", "/usr/sbin/fsck.fat"),
     "*.mount": ("/usr/bin/mount", "/usr/bin/umount"),
