@@ -89,7 +89,7 @@ async def test_without_the_tpm_there_is_no_evidence(monkeypatch: pytest.MonkeyPa
 
 async def test_too_much_is_cut_to_its_size() -> None:
     """The newest entries of the journal stay; logs of the boot that are too long do not come at all."""
-    lines = tuple(JournalLine(at, "kernel", 4, "x" * 400) for at in range(20_000))
+    lines = tuple(JournalLine(at, "kernel", 4, "x" * 400) for at in range(10_000))
 
     async def flood() -> Window:
         return Window(lines, False, 0)
