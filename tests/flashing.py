@@ -114,7 +114,13 @@ FILES = [
     {"path": "/etc/machine-id", "owner": "generated:empty, filled at boot"},
 ]
 PACKAGES = [
-    {"name": "coreutils", "version": "9.7-3", "architecture": "amd64", "source": "coreutils", "licence": "GPL-3+"},
+    {"name": "coreutils", "version": "9.7-3", "architecture": "amd64", "source": "coreutils", "licence": "GPL-3+"}
+    | {
+        "linked": [
+            {"kind": "deb-source", "name": "golang-go.crypto", "version": "1:0.57.0-2"},
+            {"kind": "golang", "name": "github.com/nats-io/jwt/v2", "version": "v2.8.2"},
+        ]
+    },
     {"name": "libc6", "version": "2.41-12+deb13u1", "architecture": "amd64", "source": "glibc", "licence": "LGPL-2.1+"},
     {"name": "trio", "version": "0.35.0", "architecture": "python", "source": "", "licence": "MIT OR Apache-2.0"},
     {"name": "tzdata", "version": "2026b-0+deb13u1", "architecture": "all", "source": "tzdata", "licence": "odd words"},

@@ -27,7 +27,7 @@ from tools.image.hardening.build import INITRD, kept_programs
 from tools.image.inventory import Inventory, check_libraries, check_programs, check_removed
 from tools.image.notice import notice
 from tools.image.owners import PRODUCT, Made, Owners, distributions, python_owners
-from tools.image.release.inputs import read_root
+from tools.image.release.inputs import RootLinked, read_root
 
 STATUS = """Package: libc6
 Status: install ok installed
@@ -375,6 +375,9 @@ def test_both_lists_are_what_a_release_takes(kept: Path, python: Path, tmp_path:
         ("Other-Thing", "1.0", ""),
     ]
     assert json.loads(lists[1].read_text())[0]["licence"] == "LGPL-2.1+ and (GPL-2 or MIT)"
+    them = (RootLinked("golang", "example.com/a", "v1.0.0"),)
+    more = replace(taken(kept, python, tmp_path), linked={"deb:tool": them, "py:Other-Thing": them})
+    assert [one.linked for one in read_root(*more.write(tmp_path))[1]] == [(), them, them]
 
 
 def test_two_versions_of_a_package_end_the_build(kept: Path, python: Path, tmp_path: Path) -> None:

@@ -171,6 +171,28 @@ def test_cyclonedx_owns_every_file(made: SmallRelease) -> None:
     assert licences["bsfg-appliance-generated"] is None
 
 
+def test_what_is_linked_into_a_program_is_a_component(made: SmallRelease) -> None:
+    """With its version and package URL, and with whom it is in; it has no file of its own."""
+    urls = {
+        "golang-go.crypto": "pkg:deb/debian/golang-go.crypto@1%3A0.57.0-2?arch=source&distro=debian-13",
+        "github.com/nats-io/jwt/v2": "pkg:golang/github.com/nats-io/jwt/v2@v2.8.2",
+    }
+    spdx, bom = document(made, ".spdx.json"), document(made, ".cdx.json")
+    packages = {one["name"]: one for one in spdx["packages"]}
+    ids = {one["SPDXID"]: one["name"] for one in spdx["packages"]}
+    links = [r for r in spdx["relationships"] if r["relationshipType"] == "STATIC_LINK"]
+    assert {(ids[r["spdxElementId"]], ids[r["relatedSpdxElement"]]) for r in links} == {
+        ("coreutils", name) for name in urls
+    }
+    components = {one["name"]: one for one in bom["components"]}
+    depends = {one["ref"]: one["dependsOn"] for one in bom["dependencies"]}
+    assert depends["deb-coreutils-amd64"] == [components[name]["bom-ref"] for name in urls]
+    for name, url in urls.items():
+        assert packages[name]["externalRefs"][0]["referenceLocator"] == components[name]["purl"] == url
+        assert not packages[name]["filesAnalyzed"]
+        assert packages[name]["versionInfo"] == components[name]["version"]
+
+
 def test_other_content_has_another_name(made: SmallRelease, tmp_path: Path) -> None:
     """Serial number and namespace follow from what is listed."""
     given = inputs(tmp_path / "b", made.image)

@@ -16,6 +16,7 @@ import zstandard
 
 from tools.image.elf import libraries
 from tools.image.errors import BuildError
+from tools.image.gobuild import GoBuild, read_go_build
 from tools.image.toolstree import ToolsTree
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -30,6 +31,7 @@ class Node:
 
     :param target: of a link. Checksums are hex; empty for what is no regular file. MD5 is there because dpkg's own
         lists have no other. :param needs: libraries that a program asks for. :param soname: its own name as a library.
+        :param go: what a Go program says of its build.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Node:
     target: str = ""
     needs: tuple[str, ...] = ()
     soname: str = ""
+    go: GoBuild | None = None
 
     @property
     def regular(self) -> bool:
@@ -53,7 +56,8 @@ class Node:
         sha1 = hashlib.sha1(data, usedforsecurity=False).hexdigest()
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         needs, soname = libraries(data)
-        return cls(path, mode, len(data), hashlib.sha256(data).hexdigest(), sha1, md5, needs=needs, soname=soname)
+        sha256, go = hashlib.sha256(data).hexdigest(), read_go_build(data, path)
+        return cls(path, mode, len(data), sha256, sha1, md5, needs=needs, soname=soname, go=go)
 
 
 def extract_root(tools: ToolsTree, image: Path, folder: Path) -> Path:

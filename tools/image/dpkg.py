@@ -13,17 +13,30 @@ from tools.image.errors import BuildError
 
 _MERGED: Final = re.compile(r"/(bin|sbin|lib|lib32|lib64|libx32)(?=/)")
 _SOURCE: Final = re.compile(r"(\S+)(?: \(.*\))?")
+_LINKED: Final = re.compile(r"([a-z0-9][a-z0-9+.-]+) \(= ([0-9][0-9A-Za-z.+:~-]*)\)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Linked:
+    """A source package that was linked into a program, and so is in the image without being installed."""
+
+    source: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An installed package. :param licence: as its copyright file says it; empty where that has no fixed form."""
+    """An installed package. :param licence: as its copyright file says it; empty where that has no fixed form.
+
+    :param linked: what is linked into its programs, by its own word (``Static-Built-Using``).
+    """
 
     name: str
     version: str
     architecture: str
     source: str
     licence: str
+    linked: tuple[Linked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,16 @@ def _package(stanza: Mapping[str, str], copyrights: Mapping[str, str]) -> Packag
     name = stanza["Package"]
     source = _SOURCE.fullmatch(stanza.get("Source", name))
     licence = licence_of(copyrights.get(name, ""))
-    return Package(name, stanza["Version"], stanza["Architecture"], source[1] if source else name, licence)
+    linked = tuple(sorted(_linked(name, stanza.get("Static-Built-Using", ""))))
+    return Package(name, stanza["Version"], stanza["Architecture"], source[1] if source else name, licence, linked)
+
+
+def _linked(name: str, value: str) -> Iterator[Linked]:
+    for entry in filter(None, (part.strip() for part in value.replace("\n", " ").split(","))):
+        found = _LINKED.fullmatch(entry)
+        if found is None:
+            raise BuildError(f"{name}: what it says of what is linked into it cannot be read: {entry[:60]!r}")
+        yield Linked(found[1], found[2])
 
 
 def _stanzas(text: str) -> Iterator[dict[str, str]]:

@@ -21,7 +21,12 @@ def libraries(data: bytes) -> tuple[tuple[str, ...], str]:
         return (), ""
     try:
         return _libraries(data)
-    except (struct.error, StopIteration, ValueError):  # cut off, or made by hand: it asks for nothing that loads
+    except (
+        struct.error,
+        StopIteration,
+        OverflowError,
+        ValueError,
+    ):  # cut off, or made by hand: it asks for nothing that loads
         return (), ""
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +19,13 @@ from typing import Any, Final
 from appliance.firmware.pe import authenticode, sections
 from tools.image import esp, hardening
 from tools.image.contents import Node, extract_root, read_initrd, read_tree
-from tools.image.dpkg import Dpkg, Package
+from tools.image.dpkg import Dpkg, Linked, Package
 from tools.image.errors import BuildError
+from tools.image.gobuild import GoBuild
 from tools.image.hardening.build import INITRD, PROGRAM_FOLDERS
 from tools.image.owners import PRODUCT, Distribution, Made, Owners, distributions, python_owners
 from tools.image.places import Places
+from tools.image.release.inputs import DEBIAN_SOURCE, GO, GO_LIBRARY, RootLinked
 from tools.image.toolstree import ToolsTree
 from tools.image.uki import KERNEL, SIGNATURE_FILE
 
@@ -66,12 +68,14 @@ class Inventory:
     """All of an image. :param files: with their owner. :param dpkg: of root and initrd.
 
     :param root: the unpacked root. :param python: what is in it of Python distributions.
+    :param linked: by owner, what is linked into its programs: what :func:`linked` found.
     """
 
     files: tuple[tuple[Node, str], ...]
     dpkg: tuple[Dpkg, Dpkg]
     python: tuple[Distribution, ...]
     root: Path
+    linked: Mapping[str, tuple[RootLinked, ...]] = field(default_factory=dict)
 
     def packages(self) -> list[Package]:
         """Debian packages that have at least one file in the image, sorted. :raises BuildError: two versions of one."""
@@ -97,7 +101,12 @@ class Inventory:
             for node, owner in self.files
         ]
         files.write_text(_lines(rows), "utf-8")
-        packages.write_text(_lines([*map(_debian, self.packages()), *_python(self.python)]), "utf-8")
+        rows = [*map(_debian, self.packages()), *_python(self.python)]
+        for row in rows:
+            owner = f"{'py' if row['architecture'] == 'python' else 'deb'}:{row['name']}"
+            if found := self.linked.get(owner):
+                row["linked"] = [asdict(one) for one in found]
+        packages.write_text(_lines(rows), "utf-8")
         return files, packages
 
 
@@ -122,7 +131,37 @@ def take(places: Places, tools: ToolsTree, profile: str) -> Inventory:
         *_owned(initrd, of_initrd, "/uki/initrd"),
         *_boot(places, tools, profile, dpkg[0]),
     ]
-    return Inventory(tuple(sorted(found, key=lambda one: one[0].path)), dpkg, tuple(python), root)
+    files = tuple(sorted(found, key=lambda one: one[0].path))
+    return Inventory(files, dpkg, tuple(python), root, linked(files, dpkg))
+
+
+def linked(files: Iterable[tuple[Node, str]], dpkg: Sequence[Dpkg]) -> dict[str, tuple[RootLinked, ...]]:
+    """By owner, what is linked into its programs, and so is in the image without a file of its own.
+
+    A Go program says it itself; one that was built without modules, as Debian builds them, has its package say it.
+
+    :raises BuildError: nobody says it, or the package names another compiler than the program.
+    """
+    found: dict[str, set[RootLinked]] = {}
+    packages = {f"deb:{name}": package for one in dpkg for name, package in one.packages.items()}
+    for node, owner in files:
+        said = packages[owner].linked if owner in packages else ()
+        them = [RootLinked(DEBIAN_SOURCE, one.source, one.version) for one in said]
+        if node.go is not None and node.go.main is not None:
+            them += [RootLinked(GO, GO_LIBRARY, node.go.go)]
+            them += [RootLinked(GO, module.path, module.version) for module in node.go.modules]
+        elif node.go is not None and not any(_compiled(one, node.go) for one in said):
+            named = ", ".join(f"{one.source} {one.version}" for one in said) or "nothing"
+            why = f"made by Go {node.go.go}, and nobody says of which modules; {owner} says {named}"
+            raise BuildError(f"{node.path}: {why}", "its package must have Static-Built-Using")
+        if them:
+            found.setdefault(owner, set()).update(them)
+    return {owner: tuple(sorted(them)) for owner, them in sorted(found.items())}
+
+
+def _compiled(one: Linked, build: GoBuild) -> bool:
+    """Whether it is the compiler that made the program."""
+    return one.source.startswith("golang-") and one.version.partition("-")[0] == build.go
 
 
 def _owned(nodes: Sequence[Node], owners: Owners, below: str = "") -> Iterator[tuple[Node, str]]:

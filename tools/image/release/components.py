@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 from urllib.parse import quote
 
-from tools.image.release.inputs import OWN, ReleaseInputs, RootFile, RootPackage
+from tools.image.release.inputs import GO, OWN, ReleaseInputs, RootFile, RootLinked, RootPackage
 from tools.image.release.licences import to_spdx
 
 APPLIANCE: Final = "bsfg-appliance"
@@ -23,6 +23,7 @@ class Component:
 
     :param ref: a name for it within a document. :param purl: its package URL; empty for what was generated.
     :param licence: an SPDX expression, empty: not known. :param licence_text: as the package says it.
+    :param linked: references of what is linked into its programs.
     """
 
     ref: str
@@ -34,6 +35,7 @@ class Component:
     licence: str
     licence_text: str
     files: tuple[RootFile, ...]
+    linked: tuple[str, ...] = ()
 
 
 def components(inputs: ReleaseInputs, files: list[RootFile], packages: list[RootPackage]) -> list[Component]:
@@ -43,6 +45,7 @@ def components(inputs: ReleaseInputs, files: list[RootFile], packages: list[Root
         owner = GENERATED if file.owner.startswith("generated:") else file.owner
         by_owner.setdefault(owner, []).append(file)
     made = [_installed(package, by_owner.pop(package.owner, [])) for package in packages]
+    made += [_linked(one) for one in sorted({one for package in packages for one in package.linked})]
     own, generated = by_owner.pop(OWN, []), by_owner.pop(GENERATED, [])
     if by_owner:
         raise ValueError(f"files of {sorted(by_owner)} belong to no component")
@@ -68,7 +71,21 @@ def _installed(package: RootPackage, files: list[RootFile]) -> Component:
         purl = f"pkg:deb/debian/{name}@{version}?arch={package.architecture}&distro={DISTRIBUTION}"
         supplier, about = "Debian", f"Debian package, from source package {package.source or package.name}"
     licence = to_spdx(package.licence) or ""
-    return Component(ref, package.name, package.version, purl, supplier, about, licence, package.licence, tuple(files))
+    linked = tuple(_linked(one).ref for one in package.linked)
+    own = tuple(files)
+    return Component(ref, package.name, package.version, purl, supplier, about, licence, package.licence, own, linked)
+
+
+def _linked(one: RootLinked) -> Component:
+    """What has no file of its own: it is part of a program. Its licence is its source's to say."""
+    version = quote(one.version, safe="~")
+    if one.kind == GO:
+        purl, supplier = f"pkg:golang/{quote(one.name, safe='/')}@{version}", ""
+        about = "Go module, linked into a program"
+    else:
+        purl = f"pkg:deb/debian/{quote(one.name, safe='')}@{version}?arch=source&distro={DISTRIBUTION}"
+        supplier, about = "Debian", "source package of Debian, linked into a program"
+    return Component(f"{one.kind}-{one.name}-{one.version}", one.name, one.version, purl, supplier, about, "", "", ())
 
 
 def content_digest(inputs: ReleaseInputs, found: list[Component]) -> str:

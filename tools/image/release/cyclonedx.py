@@ -32,7 +32,10 @@ def cyclonedx(inputs: ReleaseInputs, files: list[RootFile], packages: list[RootP
             },
         },
         "components": [_component(one) for one in found],
-        "dependencies": [{"ref": image, "dependsOn": [one.ref for one in found]}],
+        "dependencies": [
+            {"ref": image, "dependsOn": [one.ref for one in found]},
+            *({"ref": one.ref, "dependsOn": list(one.linked)} for one in found if one.linked),
+        ],
     }
 
 

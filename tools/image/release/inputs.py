@@ -11,6 +11,12 @@ from typing import Any, Final
 
 from tools.image.errors import BuildError
 
+GO: Final = "golang"
+"""A Go module, by its path; the standard library is :data:`GO_LIBRARY`."""
+GO_LIBRARY: Final = "stdlib"
+DEBIAN_SOURCE: Final = "deb-source"
+"""A source package of Debian."""
+_KINDS: Final = (GO, DEBIAN_SOURCE)
 OWN: Final = "own"
 """The owner of our own files; the component ``bsfg-appliance``."""
 _OWNER: Final = re.compile(r"own|deb:[a-z0-9][a-z0-9+.-]+|py:[A-Za-z0-9][A-Za-z0-9._-]*|generated:[\x20-\x7e]{3,100}")
@@ -27,8 +33,8 @@ class ReleaseInputs:
         of the root. ``owner`` is ``deb:NAME``, ``py:NAME``, ``own``, or ``generated:WHY``. ``sha1`` is there because
         SPDX 2.3 demands it of every file; nothing relies on it.
     :param packages: ``packages.json``: a list of ``{"name", "version", "architecture", "source"}`` and, where it is
-        known, ``"licence"``. ``architecture`` is ``amd64``, ``all``, or ``python`` for a Python distribution;
-        ``source`` is the source package, empty for Python.
+        known, ``"licence"``, and ``"linked"``: a list of ``{"kind", "name", "version"}``. ``architecture`` is
+        ``amd64``, ``all``, or ``python`` for a Python distribution; ``source`` is the source package, empty for Python.
     :param key: the release key, EC P-256, PEM; encrypted if there is a ``passphrase``. ``None``: it is on another
         machine, and the release is left without a signature.
     :param built_unix_s: SOURCE_DATE_EPOCH. :param root_hash: of the root, 64 hex digits.
@@ -63,8 +69,20 @@ class RootFile:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class RootLinked:
+    """Something that is linked into a program of a package. :param kind: :data:`GO` or :data:`DEBIAN_SOURCE`."""
+
+    kind: str
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class RootPackage:
-    """An installed package. :param python: whether it is a Python distribution and not a Debian package."""
+    """An installed package. :param python: whether it is a Python distribution and not a Debian package.
+
+    :param linked: what is linked into its programs.
+    """
 
     python: bool
     name: str
@@ -72,6 +90,7 @@ class RootPackage:
     architecture: str
     source: str
     licence: str
+    linked: tuple[RootLinked, ...] = ()
 
     @property
     def owner(self) -> str:
@@ -114,7 +133,20 @@ def _file(item: dict[str, Any]) -> RootFile:
 
 
 def _package(item: dict[str, Any]) -> RootPackage:
-    values = [item.get(field, "") for field in ("name", "version", "architecture", "source", "licence")]
+    name, version, architecture, source, licence = values = [
+        item.get(field, "") for field in ("name", "version", "architecture", "source", "licence")
+    ]
     if not all(isinstance(value, str) for value in values) or not all(values[:3]):
         raise BuildError(f"a package without name, version or architecture: {item!r}")
-    return RootPackage(values[2] == "python", *values)
+    linked = item.get("linked", [])
+    if not isinstance(linked, list):
+        raise BuildError(f"{name}: what is linked into it is no list")
+    found = tuple(sorted(_linked(name, one) for one in linked))
+    return RootPackage(architecture == "python", name, version, architecture, source, licence, found)
+
+
+def _linked(package: str, item: object) -> RootLinked:
+    values = [item.get(field) for field in ("kind", "name", "version")] if isinstance(item, dict) else []
+    if len(values) != 3 or not all(isinstance(value, str) and value for value in values) or values[0] not in _KINDS:
+        raise BuildError(f"{package}: something is linked into it without kind, name or version: {item!r}")
+    return RootLinked(*map(str, values))

@@ -24,6 +24,7 @@ def spdx(inputs: ReleaseInputs, files: list[RootFile], packages: list[RootPackag
     for one in found:
         relations.append((_IMAGE, "CONTAINS", _ref(one)))
         relations += [(_ref(one), "CONTAINS", ids[file.path]) for file in one.files]
+        relations += [(_ref(one), "STATIC_LINK", _reference(ref)) for ref in one.linked]
     return {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -44,7 +45,11 @@ def spdx(inputs: ReleaseInputs, files: list[RootFile], packages: list[RootPackag
 
 
 def _ref(one: Component) -> str:
-    return "SPDXRef-Package-" + re.sub(r"[^A-Za-z0-9.-]", lambda found: f"-{ord(found[0]):02x}-", one.ref)
+    return _reference(one.ref)
+
+
+def _reference(ref: str) -> str:
+    return "SPDXRef-Package-" + re.sub(r"[^A-Za-z0-9.-]", lambda found: f"-{ord(found[0]):02x}-", ref)
 
 
 def _image(inputs: ReleaseInputs) -> dict[str, Any]:
