@@ -27,6 +27,7 @@ from appliance.watchdog.probes.executables import ExecutablesProbe
 from appliance.watchdog.probes.firmware import IMAGES, FirmwareProbe
 from appliance.watchdog.probes.hardware import HardwareProbe
 from appliance.watchdog.probes.kernel import KernelProbe
+from appliance.watchdog.probes.mountinfo import parse as mounts_of
 from appliance.watchdog.probes.mounts import MountsProbe, table_of
 from appliance.watchdog.probes.places import Places
 from appliance.watchdog.probes.scrub import Scrub
@@ -272,6 +273,26 @@ def _in_space(
             space.run("umount", "/var/tmp")  # noqa: S108
 
     return scene
+
+
+@contextmanager
+def _for_one_service(ground: Ground) -> Iterator[Scene]:
+    """A process with a table of mounts of its own, in which something lies over a folder of the system."""
+    space, stack = ground.space, ExitStack()
+    space.run("mount", "-o", "remount,bind,ro", "/")
+    points = [each.point for each in mounts_of(space.places.mountinfo.read_text("utf-8"))]
+    bound = "/run/netns" in points  # the same file system as / on machines that are no box
+    if bound:
+        space.run("umount", "--lazy", "/run/netns")
+    probe = MountsProbe(space.places, table_of(space.places.mountinfo.read_text("utf-8")))
+    script = f"mount -t tmpfs x /usr/games && exec {SLEEP} 600"
+    words = ("unshare", "--mount", "--propagation=private", "sh", "-c", script)
+    try:
+        yield Scene(probe, lambda: stack.enter_context(space.process(*words, runs="sleep")), stack.close)
+    finally:
+        stack.close()
+        probe.close()
+        space.run("mount", "-o", "remount,bind,rw", "/")
 
 
 @contextmanager
@@ -584,6 +605,7 @@ TAMPERINGS: Final = (
         ),
         real=True,
     ),
+    Tampering(_C.MOUNT_OVER_SYSTEM, "over the system of one service alone", _for_one_service, real=True),
     Tampering(
         _C.UNIT_FOREIGN, "a unit", _file(lambda at: at.root / "run/systemd/system/mine.service", "[Service]"), real=True
     ),

@@ -32,8 +32,7 @@ OURS: Final = "*-bsfg-*"
 
 def storage_of(layout: BoxLayout, site: SiteConfig) -> Storage:
     """How the disk at hand is shared. :raises OSError: it cannot be asked."""
-    state = os.statvfs(layout.state)
-    return share(state.f_blocks * state.f_frsize, site.policy)
+    return share(_size_of(layout), site.policy)
 
 
 def public_files(configs: BoxConfigs) -> dict[Path, bytes | None]:
@@ -68,7 +67,7 @@ class Rendered:
 
     layout: BoxLayout
     choices: BoxChoices = BoxChoices()  # noqa: RUF009 - frozen
-    _made_of: tuple[bytes, Storage] | None = None
+    _made_of: tuple[tuple[bytes, ...], int] | None = None
     _made: Expected | None = None
 
     def __call__(self) -> Expected:
@@ -79,12 +78,12 @@ class Rendered:
         except FileNotFoundError:
             nothing = (at.keeper_config, at.facts_config, at.node_config, at.control_config)
             return Expected(dict.fromkeys((*nothing, at.chrony, at.names, at.listeners)), "none")
-        applied = open_site(data, at.applied_site.name)
-        self._check(applied)
-        storage = storage_of(at, applied.config)
-        if self._made is None or self._made_of != (data, storage):
-            files = public_files(BoxConfigs(applied.config, at, storage, self.choices))
-            self._made, self._made_of = Expected(files, applied.digest[:16]), (data, storage)
+        storage, made_of = _size_of(at), (data, *SiteStore(at.site).raw())
+        if self._made is None or self._made_of != (made_of, storage):
+            applied = open_site(data, at.applied_site.name)
+            self._check(applied)
+            configs = BoxConfigs(applied.config, at, share(storage, applied.config.policy), self.choices)
+            self._made, self._made_of = Expected(public_files(configs), applied.digest[:16]), (made_of, storage)
         return self._made
 
     def _check(self, applied: SignedSite) -> None:
@@ -97,3 +96,8 @@ class Rendered:
             raise IntegrityError(Reason.BAD_SITE, "the box has pinned no signer")
         if applied.signer not in pinned:
             raise DeniedError(Reason.SITE_FOREIGN, "the document that this boot was made from is by another signer")
+
+
+def _size_of(layout: BoxLayout) -> int:
+    state = os.statvfs(layout.state)
+    return state.f_blocks * state.f_frsize

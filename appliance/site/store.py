@@ -206,6 +206,12 @@ class SiteStore:
             return None
         return found if isinstance(found, dict) else None
 
+    def raw(self) -> tuple[bytes, ...]:
+        """What :meth:`pinned` follows from, as it lies there; not there: empty. :raises OSError: the disk fails."""
+        return tuple(
+            path.read_bytes() if path.exists() else b"" for path in (self._site, self._previous, self._remembered)
+        )
+
     def pinned(self) -> frozenset[str]:
         """Who may sign the next document, and signed what is in force; empty: nobody is pinned yet.
 

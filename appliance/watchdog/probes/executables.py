@@ -30,7 +30,10 @@ CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "bsfg-stick.service": ("/usr/bin/systemctl",),
     "bsfg-trial.service": ("/usr/bin/systemctl",),
     "bsfg-watchdog.service": ("/usr/bin/journalctl",),  # for the evidence
-    "systemd-udevd.service": ("/usr/bin/kmod", "/usr/sbin/dmsetup", "/usr/sbin/blkid"),
+    "systemd-udevd.service": (  # its rules name them
+        *("/usr/bin/kmod", "/usr/sbin/dmsetup", "/usr/sbin/blkid", "/usr/lib/udev/*"),
+        "/usr/lib/systemd/systemd-*",
+    ),
     "systemd-fsck@*.service": ("/usr/sbin/fsck", "/usr/sbin/e2fsck", "/usr/sbin/fsck.fat"),
     "*.mount": ("/usr/bin/mount", "/usr/bin/umount"),
     "": ("/usr/bin/kmod",),  # the kernel itself asks for a module
