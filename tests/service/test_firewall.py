@@ -147,6 +147,15 @@ def test_without_a_lease_nobody_reaches_the_hub(world: World) -> None:
     assert reaches(world, AGENT)
 
 
+def test_behind_a_proxy_the_proxy_alone_is_reached(world: World) -> None:
+    """By the same three users, while the lease lives; the hub itself is no destination then."""
+    world.box.nft(f"flush set inet bsfg hub4\nadd element inet bsfg proxy4 {{ {HUB4} . 9 }}")
+    assert not reaches(world, AGENT, HUB4, 9)
+    world.box.nft(LEASE)
+    assert [user for user in (ROOT, FACTS, AGENT, CONTROL, ENROL) if reaches(world, user, HUB4, 9)] == list(ALLOWED)
+    assert not reaches(world, AGENT)
+
+
 def test_other_ports_are_closed(healthy: World) -> None:
     """Of the hub; other machines of the uplink; ports of the box on the plant's side; and the plant from the box."""
     assert not reaches(healthy, AGENT, HUB4, 9)
