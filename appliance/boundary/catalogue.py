@@ -47,6 +47,11 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "a fact never changes; send the correction as a new fact with a new id",
         _C.ALREADY_EXISTS,
     ),
+    _R.PRODUCER_SUSPENDED: _T(
+        "this producer sent two facts under one id, and is not served until somebody has looked",
+        "keep what was refused and send it again later; an operator looks, then runs 'bsfg producer lift'",
+        _C.FAILED_PRECONDITION,
+    ),
     _R.BAD_REQUEST: _T("the request does not follow the contract", "compare it with the protocol page"),
     _R.UNSUPPORTED: _T(
         "the operation or encoding is not offered here", "see the protocol page for what is", _C.UNIMPLEMENTED
@@ -182,6 +187,11 @@ CATALOGUE: dict[Reason, ReasonText] = {
     _R.CHAIN_BROKEN: _T(
         "the chain over the facts does not fit",
         "do not trust this log before it is explained; run 'bsfg audit verify'",
+        _C.DATA_LOSS,
+    ),
+    _R.LEDGER_FORGED: _T(
+        "the ledger contradicts what it was once confirmed to hold, by the peer's signature and by our own",
+        "do not trust this zone's facts before it is explained; run 'bsfg audit verify'",
         _C.DATA_LOSS,
     ),
     _R.BAD_KEY: _T(

@@ -22,6 +22,7 @@ from appliance.boundary.pages import MAX_PAGE_BYTES, MAX_PAGE_FACTS
 from appliance.boundary.producing import AppendOutcome, AppendResult, ProducedFact, Producer
 from appliance.boundary.reasons import Reason
 from appliance.boundary.store import StoreBuffer
+from appliance.boundary.suspending import NobodySuspended, SuspensionsPort
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class _Entry:
 class Intake:
     """Collects units for one category's store buffer and commits them in groups."""
 
-    def __init__(self, store: StoreBuffer) -> None:
+    def __init__(self, store: StoreBuffer, suspensions: SuspensionsPort | None = None) -> None:
+        self._suspensions = suspensions or NobodySuspended()
         self.counts: Counter[AppendOutcome] = Counter()
         self.problem: BsfgError | None = None
         self._store = store
@@ -95,7 +97,7 @@ class Intake:
     async def _commit(self, group: Sequence[_Entry]) -> Sequence[Outcome]:
         units = []
         for number, entry in enumerate(group, start=1):
-            units.append([_parse(fact) for fact in entry.facts])
+            units.append([self._served(_parse(fact)) for fact in entry.facts])
             if number % _PARSE_TURN == 0:
                 await trio.sleep(0)  # noqa: ASYNC115 - this layer keeps off trio.lowlevel
         try:
@@ -106,7 +108,17 @@ class Intake:
             self.problem = error
             return [error] * len(group)
         self.problem = None
+        for unit, outcome in zip(units, results, strict=True):
+            for fact, result in zip(unit, outcome, strict=True):
+                if isinstance(fact, Message) and result.outcome is AppendOutcome.CONFLICT:
+                    detail = f"{fact.subject}, id {fact.message_id}: {result.detail}"
+                    await self._suspensions.suspend(fact.subject.producer, detail)
         return results
+
+    def _served(self, fact: Message | AppendResult) -> Message | AppendResult:
+        """The fact, unless its producer is suspended."""
+        suspended = self._suspensions.of(fact.subject.producer) if isinstance(fact, Message) else None
+        return fact if suspended is None else suspended.refusal()
 
 
 def _parse(fact: ProducedFact) -> Message | AppendResult:

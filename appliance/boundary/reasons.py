@@ -56,6 +56,7 @@ class Reason(StrEnum):
     ID_MISMATCH = "id_mismatch"
     DIGEST_MISMATCH = "digest_mismatch"
     CONFLICTING_DUPLICATE = "conflicting_duplicate"
+    PRODUCER_SUSPENDED = "producer_suspended"
     BAD_REQUEST = "bad_request"
     UNSUPPORTED = "unsupported"
     # position of a page
@@ -90,6 +91,7 @@ class Reason(StrEnum):
     TRIMMED = "trimmed"
     LEDGER_DAMAGED = "ledger_damaged"
     CHAIN_BROKEN = "chain_broken"
+    LEDGER_FORGED = "ledger_forged"
     # keys and the TPM
     BAD_KEY = "bad_key"
     BAD_POLICY = "bad_policy"

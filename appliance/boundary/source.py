@@ -108,6 +108,22 @@ class Source:
                 self._regressed.pop((reader, view), None)
         return countersignature  # an older receipt that was late on its way is true, and changes nothing
 
+    async def contradicted(self, reader: ZoneId, category: Category) -> Receipt | None:
+        """The newest receipt of a reader that the ledger contradicts: its facts are not what was confirmed; else none.
+
+        The receipt was compared with the ledger when it came, and countersigned. So this proves that the ledger was
+        changed since; a log or a ledger that lost its end, or was made anew, is no contradiction.
+        """
+        store = self._stores[category]
+        log = await store.settled()
+        view = store.log_id(log.epoch_for(reader))
+        receipt, account = await self._ledger.last_receipt(view, reader), await self._account(store, view)
+        if receipt is None or account is None or receipt.through.offset > account.through.offset:
+            return None
+        if receipt.signature is None or not self._keys.verify(reader, receipt.statement(), receipt.signature):
+            return None  # then it proves nothing; an audit says so
+        return None if await self._leads(START, receipt.through, reader, store, view) else receipt
+
     async def _is_news(self, reader: ZoneId, view: LogId, receipt: Receipt) -> bool:
         """Whether a receipt says more than the one before it.
 

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "operator": ("appliance.cli.operator", "Make the keys of operators."),
     "policy": ("appliance.cli.policy", "Show the policy of a boundary key."),
     "quarantine": ("appliance.cli.quarantine", "See whether this box is in quarantine, put it there, release it."),
+    "producer": ("appliance.cli.producer", "Let suspended producers in again."),
     "release": ("appliance.cli.release", "Release a box from quarantine: two operators sign."),
     "site": ("appliance.cli.site", "Write, check, sign and take the site configuration of a box."),
     "status": ("appliance.cli.status", "Show how both zones are, and what waits to cross."),

@@ -68,6 +68,7 @@ def node_config(environment: Environment, zone: ZoneId) -> str:
         f'host = "{HOST}"',
         f"port = {ports[INTAKE_PORT[zone]]}",
         'tokens = "local/tokens.json"',
+        'conflicts = "refuse"',  # here ids are played with, and nobody is there to lift a suspension
     ]
     for peer in peers:
         lines += [f"[peers.{peer}]", f"fetch = {names}", f"append = {names}"]

@@ -30,6 +30,8 @@ serves peers). Relative paths are relative to the document. Example::
     port = 8080
     tokens = "local/tokens.json"   # {"<sha256 of token, hex>": {"producer": "cli", "categories": ["audit"]}}
 
+    # conflicts = "refuse"         # a producer with two facts under one id goes on; development alone. Else "suspend"
+
     # [plant]                      # by choice: the same over HTTPS for the machines of the plant
     # host = "192.0.2.5"           # the address of the plant interface
     # port = 8443
@@ -105,12 +107,20 @@ class BrokerConfig:
     authority: Path | None = None
 
 
+class Conflicts(StrEnum):
+    """What becomes of a producer that sends two facts under one id; the second is refused either way."""
+
+    SUSPEND = "suspend"
+    REFUSE = "refuse"
+
+
 @dataclass(frozen=True, slots=True)
 class IntakeConfig:
     """AppendFact for local producers over HTTP; ``tokens`` maps SHA-256 of bearer tokens to producers."""
 
     endpoint: Endpoint
     tokens: Path
+    conflicts: Conflicts = Conflicts.SUSPEND
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +224,13 @@ class NodeConfig:
             raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.strerror}") from error
 
 
+def _conflicts(section: Section) -> Conflicts:
+    try:
+        return Conflicts(section.take("conflicts", str, Conflicts.SUSPEND.value))
+    except ValueError as error:
+        raise section.refuse(f"conflicts is one of {', '.join(Conflicts)}") from error
+
+
 def _parse(root: Section, base: Path) -> NodeConfig:
     node = root.need("node")
     zone = node.zone()
@@ -224,7 +241,7 @@ def _parse(root: Section, base: Path) -> NodeConfig:
     broker_config = BrokerConfig(_endpoint(broker), credentials, base / authority if authority else None)
     broker.end()
     intake = root.need("intake")
-    intake_config = IntakeConfig(_endpoint(intake), base / intake.take("tokens", str))
+    intake_config = IntakeConfig(_endpoint(intake), base / intake.take("tokens", str), _conflicts(intake))
     intake.end()
     categories = root.need("categories")
     policy = ZonePolicy(

@@ -19,6 +19,7 @@ from cryptography import x509
 
 import appliance
 from appliance.boundary.claims import IdClaims, Signal
+from appliance.boundary.confirmed import ConfirmedCheck
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError, first_error
 from appliance.boundary.intake import Intake, ProducerDesk
 from appliance.boundary.modes import ModeMachine
@@ -30,6 +31,7 @@ from appliance.boundary.retention import Trimmer
 from appliance.boundary.sink import Sink
 from appliance.boundary.source import Source
 from appliance.boundary.store import StoreBuffer
+from appliance.boundary.suspending import NobodySuspended, SuspensionsPort
 from appliance.brokers.desk import ReaderDesk
 from appliance.brokers.durability import REQUEST as DURABILITY_REQUEST
 from appliance.brokers.durability import BrokerReport, parse_jsz, require_durable
@@ -42,7 +44,7 @@ from appliance.factlog.natswire import NatsWire
 from appliance.factlog.notify import ServiceManager
 from appliance.factlog.streams import StreamAdmin
 from appliance.node import certificates
-from appliance.node.config import Endpoint, NodeConfig, PlantConfig
+from appliance.node.config import Conflicts, Endpoint, NodeConfig, PlantConfig
 from appliance.node.keys import open_keys
 from appliance.node.secrets import LiveTokens, load_credentials
 from appliance.node.status import (
@@ -55,6 +57,7 @@ from appliance.node.status import (
     StoreStatus,
     hint_of,
 )
+from appliance.node.suspensions import FileSuspensions
 from appliance.peer.plant import PlantTls, serve_plant
 from appliance.peer.server import ProducerServerConfig, serve_producers
 
@@ -93,7 +96,12 @@ class ZoneRuntime:
         self.sink = Sink(
             config.policy, logs, self.ledger, self.keys.port, claims, wall_clock_ms=wall_clock_ms, note=self._note
         )
-        self.intakes = {category: Intake(store) for category, store in self.stores.items()}
+        self._file_suspensions = (
+            FileSuspensions(config.state_dir) if config.intake.conflicts is Conflicts.SUSPEND else None
+        )
+        self._suspensions: SuspensionsPort = self._file_suspensions or NobodySuspended()
+        self.intakes = {category: Intake(store, self._suspensions) for category, store in self.stores.items()}
+        self.confirmed = ConfirmedCheck(self.source, config.policy)
         self.desk = ProducerDesk(config.zone, self.intakes)
         self.report: BrokerReport | None = None
         self._problems: dict[str, BsfgError] = {}
@@ -122,6 +130,9 @@ class ZoneRuntime:
                 nursery.start_soon(self._prove_again)
                 nursery.start_soon(Trimmer(self.config.policy, self.stores, self.ledger).run)
                 nursery.start_soon(self.sink.run)
+                nursery.start_soon(self.confirmed.run)
+                if self._file_suspensions is not None:
+                    nursery.start_soon(self._file_suspensions.run)
                 for store in self.stores.values():
                     nursery.start_soon(self._settle, store)
                 for intake in self.intakes.values():
@@ -155,6 +166,13 @@ class ZoneRuntime:
         mode_age_ms = int((trio.current_time() - self.modes.since) * 1000)
         own = [Problem.of(error, where) for where, error in self._problems.items()]
         own += [Problem.of(i.problem, f"intake {c}") for c, i in self.intakes.items() if i.problem is not None]
+        own += [
+            Problem(
+                Reason.PRODUCER_SUSPENDED, each.detail, hint_of(Reason.PRODUCER_SUSPENDED), f"producer {each.producer}"
+            )
+            for each in self._suspensions.all()
+        ]
+        own += [Problem.of(error, where) for where, error in self.confirmed.contradictions.items()]
         if self.sink.receipt_problem is not None:
             own.append(Problem.of(self.sink.receipt_problem, "receipts"))
         if not self.wire.connected:

@@ -240,6 +240,13 @@ FINDINGS: Final[dict[str, FindingText]] = {
     _R.CHAIN_BROKEN: _F(
         "the chain over the facts does not fit", "Change nothing, do not wipe the disk. Call the operator."
     ),
+    _R.LEDGER_FORGED: _F(
+        "the ledger was changed after it had been confirmed", "Change nothing, do not wipe the disk. Call the operator."
+    ),
+    _R.PRODUCER_SUSPENDED: _F(
+        "a producer sent two facts under one id and is not served; the others are",
+        "Tell whoever runs that producer. When it is mended, restart the box, or let an operator lift it.",
+    ),
     _R.CONFLICTING_DUPLICATE: _F(
         "a producer used one id for two different facts", "Tell whoever runs that producer. Others are not hindered."
     ),

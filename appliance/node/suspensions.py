@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suspended producers in a node's folder: kept for this boot, lifted by whoever may write there.
+
+The node alone writes ``suspended.json``. An operator's tool asks for a lift by a file of its own
+(``lift-<producer>``), which the node takes away when it has done it. A machine that was booted anew begins with
+nobody: whoever is at the box may do that, and a conflict suspends again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from appliance.boundary.errors import RefusedError
+from appliance.boundary.names import ProducerId, parse_producer
+from appliance.boundary.suspending import Suspension
+from appliance.keys.files import PRIVATE, write_atomically
+
+FILE: Final = "suspended.json"
+LIFT: Final = "lift-"
+LOOK_EVERY_S: Final = 1.0
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+_log = logging.getLogger(__name__)
+
+
+class FileSuspensions:
+    """A :class:`~appliance.boundary.suspending.SuspensionsPort`. :param folder: the node's own."""
+
+    def __init__(self, folder: Path, boot_id: Path = BOOT_ID) -> None:
+        self._folder = folder
+        self._boot_id = boot_id.read_text("ascii").strip()
+        self._found: dict[ProducerId, Suspension] = {each.producer: each for each in self._kept()}
+
+    def of(self, producer: ProducerId) -> Suspension | None:
+        """As the port says."""
+        return self._found.get(producer)
+
+    async def suspend(self, producer: ProducerId, detail: str) -> None:
+        """As the port says."""
+        if producer in self._found:
+            return
+        self._found[producer] = Suspension(producer, time.time_ns() // 1_000_000, detail)
+        _log.error("producer %s is suspended: %s", producer, detail)
+        await trio.to_thread.run_sync(self._keep)
+
+    def all(self) -> Sequence[Suspension]:
+        """As the port says."""
+        return tuple(self._found.values())
+
+    async def run(self) -> None:
+        """Do what operators ask for, until cancelled."""
+        while True:
+            await trio.to_thread.run_sync(self.lift_asked)
+            await trio.sleep(LOOK_EVERY_S)
+
+    def lift_asked(self) -> None:
+        """Serve those again whom an operator has looked at. Blocking."""
+        for path in self._folder.glob(f"{LIFT}*"):
+            producer = ProducerId(path.name.removeprefix(LIFT))
+            if self._found.pop(producer, None) is not None:
+                _log.warning("producer %s is served again", producer)
+                self._keep()
+            path.unlink(missing_ok=True)
+
+    def _kept(self) -> list[Suspension]:
+        try:
+            values = json.loads((self._folder / FILE).read_bytes())
+            if values["boot_id"] != self._boot_id:
+                return []
+            return [
+                Suspension(parse_producer(each["producer"]), int(each["since_unix_ms"]), str(each["detail"]))
+                for each in values["suspended"]
+            ]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError, RefusedError) as error:
+            _log.error("%s cannot be read: %s", self._folder / FILE, error)
+            return []
+
+    def _keep(self) -> None:
+        values = {"boot_id": self._boot_id, "suspended": [asdict(each) for each in self._found.values()]}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._folder / FILE, json.dumps(values, indent=1).encode(), PRIVATE)
+        except OSError as error:  # then it does not outlast this process
+            _log.error("%s cannot be written: %s", self._folder / FILE, error)
+
+
+def ask_to_lift(folder: Path, producer: ProducerId) -> Path:
+    """Ask the node whose folder that is to serve a producer again; the file that says so, until it has done it.
+
+    :raises OSError: it cannot be written there.
+    """
+    path = folder / f"{LIFT}{parse_producer(producer)}"
+    path.touch(mode=PRIVATE)
+    return path
