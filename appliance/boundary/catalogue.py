@@ -475,14 +475,14 @@ CATALOGUE: dict[Reason, ReasonText] = {
         "the disk did not take what was written to it",
         "try again; if it fails once more, the disk or its adapter is broken",
     ),
+    _R.DISK_SMALL: _T(
+        "the disk is smaller than what the site configuration wants to keep; each category got its part",
+        "give the categories less (max_bytes in the site configuration), or the box a larger disk",
+    ),
     _R.FIREWALL_FAULT: _T(
         "the firewall of this box is not as it should be, and so nothing leaves it",
         "start the box again; if it says so once more, write the image to the disk anew",
         exit=_E.NOT_READY,
-    ),
-    _R.DISK_SMALL: _T(
-        "the disk is smaller than what the site configuration wants to keep; each category got its part",
-        "give the categories less (max_bytes in the site configuration), or the box a larger disk",
     ),
     _R.BAD_STICK: _T(
         "the USB stick, or a file on it, cannot be read",
