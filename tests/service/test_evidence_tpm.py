@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,21 @@ import trio
 from click.testing import CliRunner, Result
 
 from appliance.cli.main import cli
+from appliance.keys.attestation.enrolled import EnrolledAttestation
+from appliance.keys.attestation.evidence import Evidence
+from appliance.keys.attestation.verdict import Expected, judge
 from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.keeper.port import KeeperState
 from appliance.keys.release import add_signature, new_release
 from appliance.keys.release_request import request_of
+from appliance.keys.tpm.public import ATTESTATION, Digest, ecdsa_public_of
 from appliance.watchdog.evidence.bundle import digest_of
 from appliance.watchdog.evidence.store import EvidenceStore
 from appliance.watchdog.evidence.verifying import verify
 from tests.evidence import Quarantined, quarantined
-from tests.keepers import PEOPLE
+from tests.keepers import PEOPLE, PLANT
+
+NONCE = bytes(range(32))
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +121,16 @@ def test_another_boot_shows(box: Quarantined) -> None:
     assert any("started anew" in each for each in later.proven)
 
 
+async def release(box: Quarantined, enrolled: EnrolledBox, evidence: Digest) -> KeeperState:
+    """Both operators, and the keeper's state afterwards."""
+    request = await request_of(box.keeper, evidence)
+    signed = new_release(enrolled, request)
+    for key in PEOPLE:
+        signed = add_signature(enrolled, request, signed, key)
+    await box.keeper.import_release(signed.render())
+    return (await box.keeper.status()).state
+
+
 def test_the_release_is_over_the_file(desk: Path, box: Quarantined) -> None:
     """SHA-256 of the bundle's file is what both operators sign; another file is refused."""
     file, stick = exported(desk), desk / "stick"
@@ -127,14 +144,30 @@ def test_the_release_is_over_the_file(desk: Path, box: Quarantined) -> None:
         signing = ["release", "sign", desk / "release.json", *common, "--evidence", evidence]
         outcome = CliRunner().invoke(cli, [str(each) for each in signing])
         assert outcome.exit_code == code, outcome.output
+    enrolled = EnrolledBox.parse((desk / "box.json").read_bytes())
+    assert trio.run(release, box, enrolled, digest_of(file.read_bytes())) is not KeeperState.LATCHED
 
-    async def release() -> KeeperState:
-        enrolled = EnrolledBox.parse((desk / "box.json").read_bytes())
-        request = await request_of(box.keeper, digest_of(file.read_bytes()))
-        signed = new_release(enrolled, request)
-        for key in PEOPLE:
-            signed = add_signature(enrolled, request, signed, key)
-        await box.keeper.import_release(signed.render())
-        return (await box.keeper.status()).state
 
-    assert trio.run(release) is not KeeperState.LATCHED
+def test_the_hub_sees_the_lock_and_the_release(box: Quarantined) -> None:
+    """Locked once more and started anew, its PCRs are good again: the counter tells, and only a release for it helps."""
+
+    async def shown() -> Evidence:
+        certified = await box.keeper.certify(NONCE)
+        return Evidence.parse(Evidence.of(PLANT, await box.keeper.quote(NONCE), certified).render())
+
+    trio.run(box.keeper.latch, box.case.digest())
+    box.reboot()
+    policy = box.box.policy
+    area = ecdsa_public_of(box.box.attestation_key, ATTESTATION)
+    before = trio.run(shown)
+    enrolled = EnrolledAttestation(area, dict(before.pcrs), policy.image_key, 0, box.box.birth_counter, policy)
+    refused = judge(Expected(enrolled), before, NONCE, 0)
+    assert [finding.text for finding in refused.findings if finding.fatal] == [
+        "the quarantine counter is 3, and was 1: the box was in quarantine, and its release is for counter 2"
+    ]
+    assert judge(Expected(replace(enrolled, counter=3)), before, NONCE, 0).accepted
+    trio.run(release, box, box.box, digest_of(box.bundle))
+    released = judge(Expected(enrolled), trio.run(shown), NONCE, 0)
+    assert released.accepted
+    assert released.standing.release is not None
+    assert released.standing.release.evidence == digest_of(box.bundle)
