@@ -149,7 +149,7 @@ def test_the_release_is_over_the_file(desk: Path, box: Quarantined) -> None:
 
 
 def test_the_hub_sees_the_lock_and_the_release(box: Quarantined) -> None:
-    """Locked once more and started anew, its PCRs are good again: the counter tells, and only a release for it helps."""
+    """Locked once more and started anew, its PCRs are good: the counter tells, and only a release for it helps."""
 
     async def shown() -> Evidence:
         certified = await box.keeper.certify(NONCE)
