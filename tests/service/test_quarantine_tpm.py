@@ -211,6 +211,31 @@ def test_what_a_power_cut_cut_off_is_completed_at_the_next_start(machine: Machin
     assert not machine.is_dark()
 
 
+def test_it_is_dark_before_there_is_a_network(machine: Machine) -> None:
+    """The program that runs before the network: dark on what the disk says, and only then; released, it is free."""
+    before = machine.counter
+
+    def boots() -> bool:
+        machine.boot(resets=False)
+        program = (sys.executable, "-P", "-B", "-m", "appliance.watchdog.quarantine", "--state", str(machine.state))
+        done = run(machine.net.command(*program), env=python_environment(), cwd=machine.folder)
+        assert done.returncode == 0, done.stderr
+        return machine.is_dark()
+
+    assert not boots(), "a free box has its network"
+    assert machine.watchdog(Code.IPE_OFF)[0] == 0
+    assert boots()
+    assert machine.watchdog() == (0, Standing.GO_ON)
+    completed(machine, before + 1)
+    (machine.state / JOURNAL_FILE).rename(machine.state / "kept")
+    assert boots(), "a case without a journal"
+    (machine.state / JOURNAL_FILE).write_bytes(b"damaged")
+    assert boots(), "nobody knows"
+    (machine.state / "kept").rename(machine.state / JOURNAL_FILE)
+    machine.release()
+    assert not boots()
+
+
 def test_a_keeper_that_dies_meanwhile_is_waited_for(machine: Machine) -> None:
     """The latch that it had begun is finished by its next process, and counted once."""
     before = machine.counter

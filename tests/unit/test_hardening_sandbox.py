@@ -107,6 +107,7 @@ def test_what_each_unit_may(tree: Path) -> None:
     found = {unit: _rights(texts[unit]) for unit in OURS}
     assert {unit for unit, (privileges, *_) in found.items() if privileges} == {
         "bsfg-audit.service",
+        "bsfg-dark.service",
         "bsfg-firewall-device@.service",
         "bsfg-firewall-sets.service",
         "bsfg-firewall.service",

@@ -49,7 +49,13 @@ NETWORK = {
 }
 NETLINK = {
     *("bsfg-audit.service", "bsfg-firewall-device@.service", "bsfg-firewall-sets.service", "bsfg-firewall.service"),
-    *("bsfg-names-sets.service", "bsfg-ports.service", "bsfg-sensor.service", "bsfg-watchdog.service"),
+    *(
+        "bsfg-dark.service",
+        "bsfg-names-sets.service",
+        "bsfg-ports.service",
+        "bsfg-sensor.service",
+        "bsfg-watchdog.service",
+    ),
 }
 SEES = (NETWORK | NETLINK | {"bsfg-console@.service"}) - {"bsfg-sensor.service"}
 """Who shares the box's network. The status page shows its ports, and has no socket for it; the sensor hears the kernel
@@ -63,6 +69,7 @@ PRIVILEGES = {
 }
 HOLDS = {
     "bsfg-audit.service": "audit_control",
+    "bsfg-dark.service": "net_admin",
     "bsfg-firewall-device@.service": "net_admin",
     "bsfg-firewall-sets.service": "net_admin",
     "bsfg-firewall.service": "net_admin",

@@ -17,6 +17,7 @@ OURS: Final = (
     "bsfg-agent.service",
     "bsfg-audit.service",
     "bsfg-console@.service",
+    "bsfg-dark.service",
     "bsfg-enrol.service",
     "bsfg-firewall-device@.service",
     "bsfg-firewall-sets.service",
