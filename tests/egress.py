@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -143,25 +143,43 @@ def tapped(space: Space, device: str = "wan") -> Iterator[Tap]:
         tap.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Somebody on the box who sends all the time. :param what: of :data:`TALKER`, with these values."""
+
+    user: int
+    what: str
+    values: tuple[object, ...]
+    privileges: str = ""
+
+
+THE_AGENT: Final = Sender(AGENT, "agent", (HUB4, RPC_PORT, 0.002))
+EVERY_SENDER: Final = (
+    THE_AGENT,
+    Sender(NETWORKD, "addresses", ("uplink0", 0.25), "net_raw"),
+    Sender(NETWORKD, "neighbours", ("uplink0", HUB4, 0.05), "net_raw"),
+    Sender(ROOT, "addresses", ("uplink0", 0.25)),
+)
+"""All that may leave a healthy box, and what root itself tries."""
+
+
 @contextmanager
-def talking(box: Space, *, pause_s: float = 0.002, device: str = "uplink0") -> Iterator[None]:
-    """Everything that may leave a healthy box goes on, and root tries too. The hub must answer on its RPC port."""
-    senders = (
-        (AGENT, "", "agent", [HUB4, RPC_PORT, pause_s]),
-        (NETWORKD, "net_raw", "addresses", [device, 0.25]),
-        (NETWORKD, "net_raw", "neighbours", [device, HUB4, 0.05]),
-        (ROOT, "", "addresses", [device, 0.25]),
-    )
+def talking(box: Space, senders: Sequence[Sender] = EVERY_SENDER) -> Iterator[None]:
+    """They go on sending. The hub must answer on its RPC port."""
     with ExitStack() as stack:
-        for user, privileges, what, values in senders:
-            stack.enter_context(_sender(box, user, privileges, what, values))
+        for each in senders:
+            stack.enter_context(_sending(box, each))
         yield
 
 
 @contextmanager
-def _sender(box: Space, user: int, privileges: str, what: str, values: list[object]) -> Iterator[None]:
-    python = os.path.realpath(sys.executable)
-    command = box.within(Path(python), "-I", "-c", TALKER, what, json.dumps(values), user=user, privileges=privileges)
+def _sending(box: Space, sender: Sender) -> Iterator[None]:
+    command = box.within(
+        Path(sys.executable).resolve(),
+        *("-I", "-c", TALKER, sender.what, json.dumps(sender.values)),
+        user=sender.user,
+        privileges=sender.privileges,
+    )
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
         try:
             yield

@@ -10,8 +10,9 @@ All commands of one call are one transaction of the kernel, so the element is re
 what is there already would not make it last longer; so it is added (for it may be gone), removed and added.
 
 In quarantine the uplink stands in the sets ``dark`` of both tables, which they ask before anything else, with the code
-of the suspicion as the element's comment. A firewall that is not whole may have lost these sets, and may be the very
-reason for the quarantine; then a wall of our own is built beside it, which lets nothing out on the uplink.
+of the suspicion as the element's comment. But rules that somebody has changed may not ask these sets any more, and may
+be the very reason for the quarantine. So a wall of our own is built beside them at once, which lets nothing out on the
+uplink: what one chain of the kernel's drops, no rule of another can let pass.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import contextlib
 import ctypes
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final
@@ -37,8 +39,12 @@ DARK: Final = "dark"
 """The set of that name in both tables of the firewall."""
 DARK_TABLES: Final = ("inet bsfg", JUDGING_TABLE)
 WALL_TABLES: Final = ("inet bsfg-dark", "netdev bsfg-dark")
-"""What is built where those are missing; asked long before the firewall (priority filter is 0)."""
+"""The wall beside them; asked long before the firewall (priority filter is 0)."""
 _BEFORE_ALL: Final = -500
+_WALLS: Final = (
+    rf'type filter hook output priority {_BEFORE_ALL}; policy accept; oifname "{UPLINK}" drop comment "[a-z0-9_]+"',
+    rf'type filter hook egress device "{UPLINK}" priority {_BEFORE_ALL}; policy drop;',
+)
 _WHY: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _COMMENT: Final = re.compile(r'comment "([a-z0-9_]*)"')
 
@@ -135,7 +141,7 @@ class NftLease:
         self._run(self._added, self._deleted)
 
     def dark(self, why: str) -> None:
-        """As the port says. With a whole firewall it is one transaction."""
+        """As the port says. With a whole firewall it is one transaction; then the wall is built as well."""
         if not _WHY.fullmatch(why):
             raise ValueError("not a code")
         element = f'{self._place.element} comment "{why}"'
@@ -150,6 +156,8 @@ class NftLease:
             for commands in (darkened[:3], darkened[3:], (self._added, self._deleted)):
                 with contextlib.suppress(UnavailableError):
                     self._run(*commands)
+        else:
+            self._build_wall(why)
 
     def darkened(self) -> str | None:
         """As the port says."""
@@ -220,6 +228,13 @@ class NftLease:
         if self._nftables is None:
             self._nftables = Nftables()
         return self._nftables.run(*commands)
+
+
+def is_wall(table: str, chains: Mapping[str, str]) -> bool:
+    """Whether a listed table is a part of the wall, and nothing else. :param chains: its parts by their names."""
+    form = dict(zip(WALL_TABLES, _WALLS, strict=True)).get(table)
+    listed = {name: " ".join(text.split()) for name, text in chains.items() if text or name}
+    return form is not None and set(listed) == {"chain out"} and bool(re.fullmatch(form, listed["chain out"]))
 
 
 def _why(listed: str) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.watchdog.nft import NftLease
+from tests.egress import EVERY_SENDER, talking, tapped, within
 from tests.firewalled import (
     AGENT,
     CHRONY,
@@ -306,6 +308,24 @@ def test_quarantine_is_dark(healthy: World) -> None:
 
 
 # -- from outside ------------------------------------------------------------------------------------------------------
+
+
+def test_quarantine_is_dark_whatever_the_rules_say(healthy: World) -> None:
+    """Somebody has changed them to let everything pass; a wall of the watchdog's own stands beside them."""
+    healthy.box.nft(
+        "insert rule inet bsfg output accept\nflush chain netdev bsfg uplink0\nadd rule netdev bsfg uplink0 accept"
+    )
+    lease = within(healthy.box, NftLease)
+    with tapped(healthy.hub) as tap, talking(healthy.box, senders=EVERY_SENDER):
+        time.sleep(0.4)
+        assert tap.frames()
+        within(healthy.box, lambda: lease.dark("firewall_changed"))
+        tap.frames()
+        time.sleep(0.6)
+        assert tap.frames() == []
+        within(healthy.box, lease.light)
+        time.sleep(0.4)
+        assert tap.frames()
 
 
 def test_nothing_comes_in_on_the_uplink(healthy: World) -> None:

@@ -25,7 +25,7 @@ from typing import Final
 from appliance.boundary.errors import BsfgError, UnavailableError
 from appliance.boundary.reasons import Reason
 from appliance.watchdog.netlink import Netlink, NetlinkMessage, attributes, each_attribute, text
-from appliance.watchdog.nft import JUDGING_TABLE, Listing, Nftables, judge_of
+from appliance.watchdog.nft import JUDGING_TABLE, Listing, Nftables, is_wall, judge_of
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.suspicions import Code, ProbeName
 
@@ -235,7 +235,7 @@ def differences(
     """What is not as it should be. :param devices: those that have a judge, and whether they are there. Pure."""
     for table in found:
         dormant = table in map(_reference, OWN) and found[table][""] == "flags dormant\n"
-        if table not in expected and not dormant:
+        if table not in expected and not dormant and not is_wall(table, found[table]):
             yield Seen(Code.FIREWALL_CHANGED, f"there is a table {table}")
     for table, blocks in expected.items():
         there = found.get(table)

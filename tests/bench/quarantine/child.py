@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tests.bench.quarantine.child``: plays trials inside the box's network, or holds the lease until killed.
+
+Reads one JSON object from standard input; writes one JSON line for each trial, or ``"open"`` once it speaks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from appliance.keys.tpm.policy import BoundaryPolicy
+from appliance.watchdog.assessing import Assessor
+from appliance.watchdog.nft import NftLease
+from appliance.watchdog.quarantine.folder import CaseFolder
+from appliance.watchdog.quarantine.runner import Quarantine, World
+from appliance.watchdog.reporting import State
+from appliance.watchdog.watchdog import Watchdog
+from tests.bench.quarantine.kinds import SOCKETS, Stage, kinds
+from tests.bench.quarantine.trials import AllIsWell, moment, nothing, trial, until
+from tests.boxspace import boxspace
+from tests.egress import tapped
+from tests.fakes.quarantine import FakeLock, FakeTaker
+from tests.firewalled import Space
+from tests.releases import Case
+
+
+def main() -> int:
+    """Run; the exit code."""
+    order = json.load(sys.stdin)
+    logging.basicConfig(level=logging.CRITICAL + 1)
+    if order["hold"]:
+        trio.run(_hold)
+    else:
+        trio.run(_play, order)
+    return 0
+
+
+async def _play(order: dict[str, Any]) -> None:
+    """Every kind in turn, until there are enough of each; in another order each round."""
+    chance = random.Random(order["seed"])
+    chosen = [kind for kind in kinds() if not order["only"] or kind.code in order["only"]]
+    chosen = [kind for kind in chosen if (kind.code in SOCKETS) == order["sockets"]]
+    left = Counter({kind: order["events"] if kind.event else order["polled"] for kind in chosen})
+    policy: BoundaryPolicy = Case.make().box.policy
+    with boxspace() as space, tapped(Space(order["hub"])) as tap:
+        stage = Stage(space, Path(order["root"]), (Path(order["sets"]),), lambda: _load(order["ruleset"]))
+        while +left:
+            for kind in chance.sample(sorted(+left, key=lambda each: (each.code, each.what)), len(+left)):
+                left[kind] -= 1
+                with tempfile.TemporaryDirectory(prefix="bsfg-trial-") as folder:
+                    (Path(folder) / "state").mkdir()
+                    done = await trial(kind, stage, tap, FakeLock(policy), Path(folder), chance)
+                print(json.dumps(asdict(done)), flush=True)
+
+
+async def _hold() -> None:
+    """A watchdog that lets the box speak, until somebody stops this process."""
+    with tempfile.TemporaryDirectory(prefix="bsfg-hold-") as folder:
+        (Path(folder) / "state").mkdir()
+        world = World(
+            NftLease(), FakeLock(Case.make().box.policy), FakeTaker(), CaseFolder(Path(folder)), moment, nothing
+        )
+        lease = NftLease()
+        watchdog = Watchdog(lease, lease, Quarantine(world), (AllIsWell(),), Path(folder), Assessor(frozenset()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watchdog.run)
+            assert await until(lambda: watchdog.state is State.OPEN)
+            print(json.dumps("open"), flush=True)
+
+
+def _load(ruleset: str) -> None:
+    subprocess.run(["nft", "-f", ruleset], check=True, capture_output=True, timeout=30)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
