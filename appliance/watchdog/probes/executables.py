@@ -34,7 +34,7 @@ CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
         *("/usr/bin/kmod", "/usr/sbin/dmsetup", "/usr/sbin/blkid", "/usr/lib/udev/*"),
         "/usr/lib/systemd/systemd-*",
     ),
-    "systemd-fsck@*.service": ("/usr/sbin/fsck", "/usr/sbin/e2fsck", "/usr/sbin/fsck.fat"),
+    "systemd-fsck@*.service": ("/usr/sbin/fsck", "/usr/sbin/e2fsck"),
     "*.mount": ("/usr/bin/mount", "/usr/bin/umount"),
     "": ("/usr/bin/kmod",),  # the kernel itself asks for a module
     "init.scope": ("/usr/lib/systemd/system-generators/*",),
