@@ -6,12 +6,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
+import appliance
+
+SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 LIMIT_S: Final = 120.0
 """How long a process may take that was not given another limit."""
 _COLLECT_S: Final = 10.0
@@ -86,3 +92,20 @@ def _kill(process: subprocess.Popen[Any]) -> None:
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def interpreter() -> tuple[list[str], dict[str, str]]:
+    """A Python that every user can run, and where it finds our packages."""
+    own = Path(sys.executable).resolve()
+    reachable = all(parent.stat().st_mode & 0o001 for parent in own.parents)
+    paths = os.pathsep.join(
+        [str(Path(appliance.__file__).parent.parent), *(p for p in sys.path if "site-packages" in p)]
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": paths}
+    if reachable:
+        return [sys.executable], environment
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found = subprocess.run([SYSTEM_PYTHON, "--version"], capture_output=True, text=True, check=False)
+    if version not in found.stdout:
+        pytest.skip(f"{own} is closed to other users, and {SYSTEM_PYTHON} is another version")
+    return [str(SYSTEM_PYTHON)], environment

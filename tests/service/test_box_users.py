@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,17 +17,16 @@ from typing import Any, Final
 
 import pytest
 
-import appliance
 from appliance.boundary.names import ZoneId
 from appliance.box.layout import STATUS_GROUP, User
 from appliance.dev.hub_alone import HubAlone
 from appliance.keys.keeper.port import KeeperState
 from tests.alone import BoxAlone, switched_on, until
 from tests.conftest import IN_CI
+from tests.processes import SYSTEM_PYTHON, interpreter
 
 EXTRA: Final = Path(__file__).resolve().parent.parent.parent / "image/mkosi.extra"
 PLANT: Final = ZoneId("plant-a")
-SYSTEM_PYTHON: Final = Path("/usr/bin/python3")
 _ASK: Final = """
 import sys, trio
 from pathlib import Path
@@ -62,23 +60,6 @@ for name in sys.argv[1:]:
         print("no")
 """
 CALLS: Final = ("status", "latch", "describe", "session agent", "session control", "sign receipt", "quote")
-
-
-def interpreter() -> tuple[list[str], dict[str, str]]:
-    """A Python that every user can run, and where it finds our packages."""
-    own = Path(sys.executable).resolve()
-    reachable = all(parent.stat().st_mode & 0o001 for parent in own.parents)
-    paths = os.pathsep.join(
-        [str(Path(appliance.__file__).parent.parent), *(p for p in sys.path if "site-packages" in p)]
-    )
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": paths}
-    if reachable:
-        return [sys.executable], environment
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    found = subprocess.run([SYSTEM_PYTHON, "--version"], capture_output=True, text=True, check=False)
-    if version not in found.stdout:
-        pytest.skip(f"{own} is closed to other users, and {SYSTEM_PYTHON} is another version")
-    return [str(SYSTEM_PYTHON)], environment
 
 
 class BoxWithUsers(BoxAlone):

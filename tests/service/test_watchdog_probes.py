@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import shutil
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.box.layout import User
 from appliance.watchdog.probes.kernel import KernelProbe
 from appliance.watchdog.probes.mountinfo import parse
 from appliance.watchdog.probes.mounts import MountsProbe, judge_service, table_of
@@ -23,6 +25,7 @@ from appliance.watchdog.suspicions import Code, ProbeName
 from tests import netns
 from tests.boxspace import boxspace, loop_device
 from tests.laidout import MOUNTS, LaidOut
+from tests.processes import interpreter
 
 DEVICE = Path("/sys/class/mem/null/uevent")
 
@@ -180,3 +183,36 @@ def test_a_flipped_byte_below_a_real_verity_device(tmp_path: Path) -> None:
         probe.close()
     finally:
         subprocess.run(["veritysetup", "close", name], check=False, timeout=60)
+
+
+_LOOKS = """
+import json, sys
+from pathlib import Path
+from appliance.watchdog.probes.executables import ExecutablesProbe
+from appliance.watchdog.probes.hardware import HardwareProbe
+from appliance.watchdog.probes.mounts import MountsProbe, table_of
+from appliance.watchdog.probes.places import Places
+places = Places(proc=Path(sys.argv[1]))
+table = table_of(places.mountinfo.read_text())
+probes = (ExecutablesProbe(places), MountsProbe(places, table), HardwareProbe(places))
+print(json.dumps([each.look().blind for each in probes]))
+"""
+
+
+@pytest.mark.parametrize(("given", "blind"), [("+sys_ptrace", [False, False, False]), ("-all", [True, True, False])])
+def test_the_rights_of_its_unit_are_enough_and_needed(given: str, blind: list[bool]) -> None:
+    """As user 959 with this one privilege and no network, it sees processes of root and of others."""
+    python, environment = interpreter()
+    with boxspace() as space, space.process("setpriv", "--reuid=954", "sleep", "600", runs="sleep"):
+        user = int(User.SENSOR)
+        rights = [f"--bounding-set=-all,{given}", f"--inh-caps=-all,{given}", f"--ambient-caps=-all,{given}"]
+        command = [
+            *("nsenter", f"--target={space.holder}", "--mount", "--pid", "--", "unshare", "--net", "setpriv"),
+            *(f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs", *rights, "--"),
+            *(*python, "-c", _LOOKS, "/proc"),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, env=environment, cwd="/"
+        )
+        assert done.returncode == 0, done.stderr
+        assert [bool(each) for each in json.loads(done.stdout)] == blind, done.stdout
