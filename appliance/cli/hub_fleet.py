@@ -83,7 +83,8 @@ def _silence(values: Mapping[str, Any]) -> str:
 def _quarantine(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
-    what = f"{found['code']}, evidence {found['evidence'][:16]}" if found["evidence"] else "evidence not imported"
+    evidence = f"evidence {found['evidence'][:16]}".rstrip()
+    what = f"{found['code']}, {evidence}" if found["code"] else f"{evidence} not imported"
     when = f" {_moment(found['released_unix_ms'])}" if found["released_unix_ms"] else ""
     return f"{found['state']}{when}: {what}".strip()
 

@@ -172,7 +172,7 @@ def _print_boxes(documents: list[StatusDocument]) -> None:
             p.zone,
             _heard(p),
             click.style(p.attestation, fg="green" if p.attestation == "fresh" else "red"),
-            click.style(p.quarantine, fg="red" if p.quarantine == "quarantined" else None) or "-",
+            click.style(p.quarantine, fg="red" if p.quarantine == "quarantined" else "green") if p.quarantine else "-",
             p.quarantine_code or "-",
             p.evidence[:16] or "-",
         ]

@@ -86,7 +86,7 @@ class TrustDesk:
     def _why(self, zone: ZoneId) -> str:
         """What is known of a quarantine, in words."""
         found = None if self._enrolment is None else self._enrolment.quarantine(zone)
-        if found is None or not found.evidence:
+        if found is None or not found.code:
             return "its TPM says so; its evidence was not imported yet"
         return f"{found.code}, evidence {found.evidence[:16]}"
 

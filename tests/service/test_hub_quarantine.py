@@ -112,6 +112,8 @@ async def test_a_release_of_both_operators_brings_it_back(tmp_path: Path) -> Non
         assert found.record is not None
         assert (found.state, found.record.counter) == (BoxState.ENROLLED, 2)
         assert (status(it).quarantine, status(it).attestation) == ("released", "fresh")
+        assert status(it).evidence == full.evidence.hex()
+        assert "not imported" in await run("boxes", "list", "--office", it.site.office_folder)
         assert (await it.attest(box))[0]  # without showing it again
         box.counter += 1
         assert not (await it.attest(box, released(replace_counter(box, 2))))[0]  # the old one ends no new quarantine

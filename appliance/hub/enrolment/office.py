@@ -343,7 +343,9 @@ class EnrolmentOffice:
                 raise DeniedError(Reason.BAD_RELEASE, "for a counter that is known")
             read_release(release.render(), box.record.request.policy.policy, release.counter)
             with self._changing(store, "released"):
-                store.note_quarantine(Quarantine(box.fingerprint, release.counter, known_unix_ms=self._now_ms()))
+                signed = release.evidence.hex()
+                known = Quarantine(box.fingerprint, release.counter, evidence=signed, known_unix_ms=self._now_ms())
+                store.note_quarantine(known)
                 store.release(box.record.released(release), self._now_ms())
             _log.warning("zone %s was released by its operators, counter %d", zone, release.counter)
 

@@ -78,7 +78,8 @@ class Quarantine:
     """What is known of one quarantine of a TPM.
 
     :param counter: the TPM's, which names it. :param code: why; empty: the evidence was not imported yet.
-    :param evidence: SHA-256 (hex) of the bundle; empty: not imported. :param opened_unix_ms: by the box's wall clock.
+    :param evidence: SHA-256 (hex) of the bundle, by import or by a release; empty: not known.
+    :param opened_unix_ms: by the box's wall clock.
     :param known_unix_ms: when the hub learnt of it. :param released_unix_ms: when it saw the release; 0: not yet.
     """
 
