@@ -25,8 +25,10 @@ from appliance.watchdog.evidence.store import EvidenceStore
 from appliance.watchdog.evidence.taking import KeptEvidence
 from appliance.watchdog.looking import AgentLook, KeeperLook
 from appliance.watchdog.nft import LeaseSet, NftLease
+from appliance.watchdog.probes.audit import AuditProbe, KernelAudit
 from appliance.watchdog.probes.firewall import FirewallProbe
 from appliance.watchdog.probes.kernel import KernelProbe
+from appliance.watchdog.probes.ledger import LedgerProbe
 from appliance.watchdog.probes.listeners import ListenersProbe
 from appliance.watchdog.probes.places import Places as ProbePlaces
 from appliance.watchdog.probes.tpm import tpm_probes
@@ -130,7 +132,13 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
         for probe in tpm_probes(keeper, lambda: quarantine.known, pki=choices.pki, run_dir=choices.run)
         if wanted(probe.name)
     ]
-    blocking: tuple[Probe, ...] = (FirewallProbe(), KernelProbe(ProbePlaces()), ListenersProbe())
+    blocking: tuple[Probe, ...] = (
+        FirewallProbe(),
+        KernelProbe(ProbePlaces()),
+        ListenersProbe(),
+        AuditProbe(KernelAudit, choices.run),
+        LedgerProbe(choices.status / "agent.json"),
+    )
     local = [probe for probe in blocking if wanted(probe.name)]
     own = {probe.name for probe in asking} | {probe.name for probe in local}
     assessor = Assessor(frozenset(own | {name for name in OF_THE_SENSOR if wanted(name)}))

@@ -88,7 +88,7 @@ def codes(reading: Reading) -> set[Code]:
 @pytest.mark.parametrize("tampering", AUDIT_TAMPERINGS, ids=lambda each: each.name)
 def test_each_is_seen(fake: FakeAudit, rules: Path, tmp_path: Path, tampering: AuditTampering) -> None:
     """Before it nothing; after it its own code, again and again; and by the next sensor of this boot, if it lasts."""
-    probe = AuditProbe(fake, tmp_path, rules)
+    probe = AuditProbe(lambda: fake, tmp_path, rules)
     for _ in range(2):
         assert probe.look() == Reading(probe.name, facts=probe.look().facts)
     tampering.inject(fake)
@@ -96,12 +96,12 @@ def test_each_is_seen(fake: FakeAudit, rules: Path, tmp_path: Path, tampering: A
         reading = probe.look()
         assert (codes(reading), reading.blind) == ({tampering.code}, ""), reading
     if tampering.code is Code.AUDIT_OFF:
-        assert codes(AuditProbe(fake, tmp_path, rules).look()) == {Code.AUDIT_OFF}
+        assert codes(AuditProbe(lambda: fake, tmp_path, rules).look()) == {Code.AUDIT_OFF}
 
 
 def test_a_refusal_comes_by_the_kernels_own_way(kernel: KernelAudit, rules: Path, tmp_path: Path) -> None:
     """With the type of a record that a program may write in place of IPE's, and IPE's own words in it."""
-    probe = AuditProbe(kernel, tmp_path, rules, frozenset({USER_AVC}))
+    probe = AuditProbe(lambda: kernel, tmp_path, rules, frozenset({USER_AVC}))
     assert not probe.look().seen
     user_record(refusal("/var/lib/bsfg/tool", "sh"))
     assert probe.descriptor() == kernel.fileno()
@@ -114,7 +114,7 @@ def test_a_refusal_comes_by_the_kernels_own_way(kernel: KernelAudit, rules: Path
 
 def test_what_is_no_attempt_is_nothing(fake: FakeAudit, rules: Path, tmp_path: Path) -> None:
     """Executable memory of no file, and records of other kinds, whatever their words."""
-    probe = AuditProbe(fake, tmp_path, rules)
+    probe = AuditProbe(lambda: fake, tmp_path, rules)
     fake.record(IPE_ACCESS, ANONYMOUS)
     fake.record(1300, refusal("/var/lib/bsfg/tool", "sh"))
     reading = probe.look()
@@ -124,7 +124,7 @@ def test_what_is_no_attempt_is_nothing(fake: FakeAudit, rules: Path, tmp_path: P
 def test_audit_that_was_never_locked_makes_it_blind(fake: FakeAudit, rules: Path, tmp_path: Path) -> None:
     """Nothing was taken away; but the uplink must not open. Nor where audit does not answer."""
     fake.now = AuditStatus(1, 0, 2)
-    probe = AuditProbe(fake, tmp_path, rules)
+    probe = AuditProbe(lambda: fake, tmp_path, rules)
     reading = probe.look()
     assert (reading.seen, "never locked" in reading.blind) == ((), True)
     fake.fails = True
@@ -132,3 +132,9 @@ def test_audit_that_was_never_locked_makes_it_blind(fake: FakeAudit, rules: Path
     assert (reading.seen, bool(reading.blind)) == ((), True)
     fake.fails, fake.now = False, LOCKED
     assert probe.look().blind == ""
+
+    def denied() -> FakeAudit:
+        raise PermissionError("not for you")
+
+    probe = AuditProbe(denied, tmp_path, rules)
+    assert (probe.descriptor(), probe.look().seen, probe.look().blind) == (None, (), "PermissionError: not for you")

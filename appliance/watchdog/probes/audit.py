@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -98,7 +99,8 @@ class KernelAudit:
 class AuditProbe:
     """A :class:`~appliance.watchdog.probing.Probe`.
 
-    :param rules: the image's rules. :param run_dir: keeps for this boot that audit was seen locked.
+    :param open_source: listens to audit; tried again when it fails. :param rules: the image's.
+    :param run_dir: keeps for this boot that audit was seen locked.
     :param refusals: the types of records that are denials.
     """
 
@@ -107,12 +109,13 @@ class AuditProbe:
 
     def __init__(
         self,
-        source: AuditSource,
+        open_source: Callable[[], AuditSource],
         run_dir: Path,
         rules: Path = RULES,
         refusals: frozenset[int] = frozenset({IPE_ACCESS}),
     ) -> None:
-        self._source, self._rules, self._refusals = source, rules, refusals
+        self._open, self._rules, self._refusals = open_source, rules, refusals
+        self._source: AuditSource | None = None
         self._locked = run_dir / "audit-locked"
         self._refused: dict[str, None] = {}
         self._anonymous = 0
@@ -121,13 +124,16 @@ class AuditProbe:
 
     def descriptor(self) -> int | None:
         """As the port says."""
-        return self._source.fileno()
+        try:
+            return self._listening().fileno()
+        except OSError:
+            return None
 
     def look(self) -> Reading:
         """As the port says."""
         try:
             self._take()
-            status = self._source.status()
+            status = self._listening().status()
             wanted = sum(line.startswith("-a ") for line in self._rules.read_text("utf-8").splitlines())
             locked = status.enabled == LOCKED
             if locked and not self._locked.exists():
@@ -148,10 +154,17 @@ class AuditProbe:
 
     def close(self) -> None:
         """As the port says."""
-        self._source.close()
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+    def _listening(self) -> AuditSource:
+        if self._source is None:
+            self._source = self._open()
+        return self._source
 
     def _take(self) -> None:
-        records, missed = self._source.records()
+        records, missed = self._listening().records()
         self._missed += missed
         for record in records:
             if record.kind not in self._refusals:
@@ -176,5 +189,5 @@ def refused(record: bytes) -> str | None:
 
 
 def probe(run_dir: Path) -> AuditProbe:
-    """The probe of a box. :raises OSError: audit cannot be listened to."""
-    return AuditProbe(KernelAudit(), run_dir)
+    """The probe of a box. :param run_dir: may be written, and does not outlive a boot."""
+    return AuditProbe(KernelAudit, run_dir)
