@@ -64,8 +64,11 @@ Finder = Callable[[Box], Iterator[Finding]]
 
 SILENT: Final = {Sign.AGENT_SILENT, Sign.KEEPER_SILENT, Sign.WATCHDOG_SILENT, Sign.SITE_SILENT}
 _BEGINNING: Final = {Sign.AGENT_STARTS, Sign.LEASE_NOT_YET}
-_NOT_NAMED: Final = {Sign.UPLINK_ABSENT, Sign.PLANT_ABSENT}
-"""The kernel finds ports one by one, and they have their names a little later."""
+_PORTS_COME: Final = {
+    *(Sign.UPLINK_ABSENT, Sign.UPLINK_NO_CABLE, Sign.UPLINK_NO_ADDRESS, Sign.UPLINK_NO_GATEWAY),
+    *(Sign.PLANT_ABSENT, Sign.PLANT_NO_CABLE),
+}
+"""The kernel finds ports one by one; they get their names, are switched on, and have addresses a little later."""
 NOT_ASKED: Final = "not asked yet"
 """What a keeper says of its TPM in its first moment (:mod:`appliance.keys.keeper.keeper`); it is no fault."""
 KEEPER_STATES: Final[dict[str, Reason]] = {
@@ -376,7 +379,9 @@ def judge(box: Box) -> Judgement:
     case = Case(box, find(box))
     overall = next(state for state, holds in RULES if holds(case))
     if overall in {Overall.NOT_CONFIGURED, Overall.STARTING}:  # silence is what is to be expected
-        case = replace(case, findings=tuple(f for f in case.findings if f.code not in SILENT | _BEGINNING | _NOT_NAMED))
+        case = replace(
+            case, findings=tuple(f for f in case.findings if f.code not in SILENT | _BEGINNING | _PORTS_COME)
+        )
     first = case.findings[0].since_unix_s if case.findings else None
     since = SINCE[overall](case) if overall in SINCE else first
     verdicts = {ability: able(case) for ability, able in ABLE.items()}

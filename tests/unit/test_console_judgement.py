@@ -344,9 +344,14 @@ def test_ports_that_the_site_names(tmp_path: Path) -> None:
 def test_while_it_starts_ports_may_come(tmp_path: Path) -> None:
     """The kernel finds them one by one; a box that starts is in no trouble because of that."""
     healthy(tmp_path)
-    site(tmp_path, ports=[{**UPLINK, "device": "uplink1"}])
     (tmp_path / "run/bsfg/status/agent.json").unlink()
+    site(tmp_path, ports=[{**UPLINK, "device": "uplink1"}])
     clock = FixedClock(up=20.0)
+    box = Looker(tmp_path, clock=clock).look()
+    assert (judge(box).overall, judge(box).findings) == (Overall.STARTING, ())
+    site(tmp_path, ports=[UPLINK])
+    consoles.network(tmp_path, uplink=False, addresses=False)
+    (tmp_path / "sys/class/net/plant0/carrier").unlink()
     box = Looker(tmp_path, clock=clock).look()
     assert (judge(box).overall, judge(box).findings) == (Overall.STARTING, ())
 

@@ -120,7 +120,14 @@ def arguments(hardware: Hardware, sockets: Sockets, log: Path, accelerator: str)
     """
     parts = ["-name", "bsfg-box", "-nodefaults", "-no-user-config", "-display", "none", "-S", "-no-reboot"]
     parts += ["-machine", "q35,smm=on", "-accel", "kvm" if accelerator == "kvm" else "tcg,thread=multi"]
-    parts += ["-cpu", "max" if accelerator == "kvm" else EMULATED, "-smp", str(hardware.cpus), "-m", f"{hardware.memory_mib}M"]
+    parts += [
+        "-cpu",
+        "max" if accelerator == "kvm" else EMULATED,
+        "-smp",
+        str(hardware.cpus),
+        "-m",
+        f"{hardware.memory_mib}M",
+    ]
     parts += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
     parts += _flash(0, hardware.firmware.code, read_only=True) + _flash(1, hardware.firmware.variables)
     parts += ["-uuid", str(hardware.identity), "-rtc", f"base={hardware.clock}", "-device", "virtio-rng-pci"]

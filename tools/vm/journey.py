@@ -26,7 +26,7 @@ TITLE: Final = r"BSFG appliance"
 """How the status page on the serial line begins."""
 WORKING: Final = r"WORKING, HUB REACHABLE"
 SECURE_BOOT: Final = r"Secure Boot on"
-PAGE: Final = r"BSFG appliance .*\n={60,}\n(?:.*\n){15,20}-{60,}\n.*\n.*machine [0-9a-f]{32}"
+PAGE: Final = r"BSFG appliance +[-0-9]{10} [:0-9]{8} UTC\n={60,}\n(?:.*\n){15,20}-{60,}\n.*\n.*machine [0-9a-f]{32}"
 """A whole page, as it is sent at first and each half minute; between them, only lines that changed."""
 Say = Callable[[str], None]
 
