@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +28,8 @@ FILE: Final = "suspended.json"
 LIFT: Final = "lift-"
 LOOK_EVERY_S: Final = 1.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+BOOT_ID_VARIABLE: Final = "BSFG_BOOT_ID"
+"""The same by systemd (``%b`` in a unit), for a service that is not shown that file."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class FileSuspensions:
 
     def __init__(self, folder: Path, boot_id: Path = BOOT_ID) -> None:
         self._folder = folder
-        self._boot_id = boot_id.read_text("ascii").strip()
+        self._boot_id = this_boot(boot_id)
         self._found: dict[ProducerId, Suspension] = {each.producer: each for each in self._kept()}
 
     def of(self, producer: ProducerId) -> Suspension | None:
@@ -92,6 +95,16 @@ class FileSuspensions:
             write_atomically(self._folder / FILE, json.dumps(values, indent=1).encode(), PRIVATE)
         except OSError as error:  # then it does not outlast this process
             _log.error("%s cannot be written: %s", self._folder / FILE, error)
+
+
+def this_boot(path: Path = BOOT_ID) -> str:
+    """The kernel's random id of this boot, 32 digits; empty: nobody says it, and then no boot ends a suspension."""
+    try:
+        text = os.environ.get(BOOT_ID_VARIABLE) or path.read_text("ascii")
+    except OSError as error:
+        _log.warning("suspended producers stay so when the machine is booted anew: %s", error)
+        text = ""
+    return text.strip().replace("-", "")
 
 
 def ask_to_lift(folder: Path, producer: ProducerId) -> Path:

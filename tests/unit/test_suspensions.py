@@ -22,7 +22,7 @@ from appliance.boundary.reasons import Reason
 from appliance.boundary.store import StoreBuffer
 from appliance.boundary.suspending import NobodySuspended, SuspensionsPort
 from appliance.cli.main import cli
-from appliance.node.suspensions import FILE, FileSuspensions, ask_to_lift
+from appliance.node.suspensions import BOOT_ID_VARIABLE, FILE, FileSuspensions, ask_to_lift
 from tests.contracts.suspensions import PRESS, PUMP, SuspensionsContract, World
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.logs import FakeDisk, FakeLogs, Faults
@@ -136,6 +136,23 @@ async def test_a_new_boot_begins_with_nobody(tmp_path: Path, boot_id: Path) -> N
     for text in ("", "[]", '{"boot_id": "boot-2", "suspended": [{"producer": "../x"}]}'):
         (tmp_path / FILE).write_text(text)
         assert list(FileSuspensions(tmp_path, boot_id).all()) == []
+
+
+async def test_a_service_that_is_shown_nothing_of_the_kernel_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    """Its sandbox hides the file; systemd says the same by a variable. Without both it works, and forgets nothing."""
+    nowhere = tmp_path / "hidden"
+    monkeypatch.setenv(BOOT_ID_VARIABLE, "0f" * 16)
+    await FileSuspensions(tmp_path, nowhere).suspend(PRESS, "a")
+    assert FileSuspensions(tmp_path, nowhere).of(PRESS) is not None
+    monkeypatch.setenv(BOOT_ID_VARIABLE, "1f" * 16)
+    assert FileSuspensions(tmp_path, nowhere).of(PRESS) is None
+    monkeypatch.delenv(BOOT_ID_VARIABLE)
+    await FileSuspensions(tmp_path, nowhere).suspend(PRESS, "a")
+    assert FileSuspensions(tmp_path, nowhere).of(PRESS) is not None
+    unit = root / "image/mkosi.extra/usr/lib/systemd/system/bsfg-agent.service"
+    assert f"\nEnvironment={BOOT_ID_VARIABLE}=%b\n" in unit.read_text("utf-8")
 
 
 async def test_a_full_disk_does_not_let_it_in(tmp_path: Path, boot_id: Path) -> None:
