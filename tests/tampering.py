@@ -53,12 +53,13 @@ class Scene:
     undo: Callable[[], object] = lambda: None
     lasting: bool = False
 
-    def look_for(self, code: Code, looks: int = 40) -> Reading:
+    def look_for(self, code: Code, looks: int = 100) -> Reading:
         """Look until it is seen. :raises AssertionError: it is not, or something else is."""
         reading = self.probe.look()
         for _ in range(looks):
             if reading.seen:
                 break
+            time.sleep(0.01)
             reading = self.probe.look()
         assert {each.code for each in reading.seen} == {code}, reading
         return reading
@@ -212,7 +213,7 @@ def _configured(ground: Ground) -> Iterator[tuple[BoxLayout, ConfigurationProbe]
     at.sensor_run.mkdir(parents=True)
     (at.run.parent / "systemd/generator").mkdir(parents=True)
     (at.run.parent / "systemd/generator/var.mount").write_text("[Mount]\nWhat=/dev/mapper/var\n")
-    probe = ConfigurationProbe(Places.below(at.root), at.sensor_run, Rendered(at), clock=ground.clock)
+    probe = ConfigurationProbe(Places.below(at.root), at.sensor_run, Rendered(at))
     try:
         yield at, probe
     finally:

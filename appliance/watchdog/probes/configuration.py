@@ -8,7 +8,7 @@ there at the first look of this boot is kept in a file of this boot; what comes 
 **Configuration.** What follows from the site document is made anew here, from the document in force in this boot and by
 the same code that made it, and compared byte by byte. So the signature is what protects: whoever changes a file and
 wants to stay unseen must forge the site's signature, or be root and change this sensor's own memory. A difference must
-last for :data:`SETTLES_S`, for a new document is applied file by file.
+last for a moment (:data:`SETTLES_S`), for a new document is applied file by file.
 
 Not compared: what has secrets of this boot in it (the leaf's broker configuration, credentials), and the table of
 looked-up names. See ``docs/quarantine.md``.
@@ -32,7 +32,10 @@ from appliance.watchdog.probes.places import Places, View
 from appliance.watchdog.probing import Reading
 from appliance.watchdog.suspicions import Code, ProbeName
 
-SETTLES_S: Final = 3.0
+SETTLES_S: Final = 0.25
+PERIOD_S: Final = 5.0
+UNSETTLED_PERIOD_S: Final = 0.1
+"""While there is a difference that did not last long enough yet."""
 FIRST_SEEN: Final = "units.json"
 EMPTY: Final = (
     *("systemd/system", "systemd/system.control", "systemd/system.attached", "systemd/transient"),
@@ -80,7 +83,6 @@ class ConfigurationProbe:
     """See the module. :param kept: a folder that lasts as long as the boot. :param clock: seconds that only grow."""
 
     name = ProbeName.CONFIGURATION
-    period_s = 5.0
 
     def __init__(self, places: Places, kept: Path, render: Render, clock: Callable[[], float] = time.monotonic) -> None:
         self._places = places
@@ -89,6 +91,7 @@ class ConfigurationProbe:
         self._clock = clock
         self._watch: Watch | None = None
         self._since: dict[str, float] = {}
+        self.period_s = PERIOD_S
 
     def look(self) -> Reading:
         """As the port says."""
@@ -143,6 +146,7 @@ class ConfigurationProbe:
         wrong = dict(self._differences(expected.files))
         self._since = {what: self._since.get(what, now) for what in wrong}
         lasting = [what for what, since in self._since.items() if now - since >= SETTLES_S]
+        self.period_s = PERIOD_S if len(lasting) == len(wrong) else UNSETTLED_PERIOD_S
         if lasting:
             view.see(Code.CONFIGURATION_CHANGED, ", ".join(sorted(lasting)[:_SHOWN]))
 
