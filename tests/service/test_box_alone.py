@@ -6,16 +6,18 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import nats.errors
+import nats.js.errors
 import pytest
 from nats.aio.client import Client
 
@@ -29,6 +31,8 @@ from appliance.keys.keeper.port import KeeperState
 from appliance.keys.tpm.endorsement import fingerprint_of
 from appliance.node.status import StatusDocument
 from appliance.site.document import sign_site
+from appliance.watchdog.probes.ledger import LedgerProbe
+from appliance.watchdog.suspicions import Code
 from tests import sites
 from tests.alone import BoxAlone, box_alone, until
 from tests.processes import run
@@ -83,7 +87,7 @@ def test_a_first_boot_ends_with_facts_that_cross_both_ways(box: BoxAlone, hub: H
     bsfg("credential", "new", "press-4", "--role", "service", "--local", box.at.local, "--zone", PLANT)
     box.local()  # on a box its path unit does it
     box.start_facts()
-    box.start_agent()
+    agent = box.start_agent()
 
     # Local work goes on before there is a keeper, a hub, a time.
     until(lambda: box.document("agent").get("ready") is True, "local work")
@@ -119,6 +123,17 @@ def test_a_first_boot_ends_with_facts_that_cross_both_ways(box: BoxAlone, hub: H
     assert box.at.session("control").is_file()
     box.start_control()
     until(lambda: _leaf_is_up(hub), "the leaf connection")
+
+    # Somebody stops the agent, changes what its ledger says of a fact that the hub has confirmed, and starts it again.
+    probe = LedgerProbe(box.at.status_document("agent"))
+    until(lambda: any(each["confirmed"] for each in box.document("agent")["crossings"]), "a receipt")
+    assert probe.look().seen == ()
+    agent.send_signal(signal.SIGTERM)
+    agent.wait(timeout=20)
+    with closing(sqlite3.connect(box.at.agent_state / "ledger.db")) as ledger, ledger:
+        assert ledger.execute("UPDATE facts SET digest = zeroblob(32) WHERE producer = 'press-4'").rowcount == 1
+    box.start_agent()
+    until(lambda: [seen.code for seen in probe.look().seen] == [Code.LEDGER_FORGED], "the forgery is seen")
 
 
 @pytest.fixture
@@ -180,6 +195,7 @@ def test_an_air_gapped_box_works_on_its_own(tmp_path: Path) -> None:
         _reload(box)
         assert asyncio.run(_produce(box, "on-its-own")) == ("FACTS_OPERATIONAL", 1)
         assert (box.document("agent")["mode"], box.document("agent")["crossings"]) == ("autonomous", [])
+        _conflict(box)
         assert not box.at.control_config.exists()
 
 
@@ -265,11 +281,28 @@ async def _connected(box: BoxAlone, credentials: Path | None = None) -> Client:
     return client
 
 
-async def _produce(box: BoxAlone, message_id: str, credentials: Path | None = None) -> tuple[str, int]:
+def _conflict(box: BoxAlone) -> None:
+    """Two facts under one id: the producer is told, not served any more, and served again when somebody has looked."""
+    probe = LedgerProbe(box.at.status_document("agent"))
+    assert probe.look().seen == ()
+    with pytest.raises(nats.js.errors.APIError, match="conflicting_duplicate: "):
+        asyncio.run(_produce(box, "on-its-own", strokes=2))
+    with pytest.raises(nats.js.errors.APIError, match="producer_suspended: ") as refused:
+        asyncio.run(_produce(box, "another"))
+    assert refused.value.code == 503  # it may be sent again later
+    until(lambda: [seen.code for seen in probe.look().seen] == [Code.PRODUCER_CONFLICT], "that it is told")
+    bsfg("producer", "lift", "press-4", "--state", box.at.agent_state)
+    until(lambda: probe.look().seen == (), "that it is lifted")
+    assert asyncio.run(_produce(box, "another")) == ("FACTS_OPERATIONAL", 2)
+
+
+async def _produce(
+    box: BoxAlone, message_id: str, credentials: Path | None = None, *, strokes: int = 1
+) -> tuple[str, int]:
     """One fact for the hub, by a stock client; where it is stored."""
     client = await _connected(box, credentials)
     try:
-        message = json.dumps(produced_document(message_id, to=ENTERPRISE, strokes=1)).encode()
+        message = json.dumps(produced_document(message_id, to=ENTERPRISE, strokes=strokes)).encode()
         subject = f"facts.operational.{PLANT}.{ENTERPRISE}.press-4"
         acknowledged = await client.jetstream().publish(subject, message, timeout=20)
         return acknowledged.stream, acknowledged.seq
