@@ -16,7 +16,8 @@ from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.enrolment.birth import BirthPolicy
 from appliance.keys.keeper.client import KeeperClient
 from appliance.keys.keeper.port import Certified, Latched, Quote
-from appliance.keys.tpm.public import Digest, p256_key, sha256
+from appliance.keys.tpm.policy import latch_word
+from appliance.keys.tpm.public import Digest, p256_key
 from appliance.watchdog.evidence.bundle import Bundle, Counted, JournalLine, LogHead, Seal
 from appliance.watchdog.evidence.collecting import collect
 from appliance.watchdog.evidence.journal import Window
@@ -129,7 +130,7 @@ class SimulatedQuarantine:
         self.box.counter += 1
         self.box.clock_ms += 5
         certificate = self.box.sign(self.box.counter_statement(case))
-        self.box.extend(14, sha256(b"latch"))
+        self.box.extend(14, latch_word(case))
         return Latched(self.box.counter, certificate)
 
     async def quote(self, nonce: bytes) -> Quote:

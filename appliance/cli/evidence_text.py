@@ -81,7 +81,7 @@ def report_values(report: Report) -> dict[str, Any]:
         "tpm_clock_ms": report.clock.clock_ms,
         "tpm_resets": report.clock.reset_count,
         "locked_at_tpm_clock_ms": report.latched_clock.clock_ms if report.latched_clock is not None else None,
-        "sealed_in_the_boot_of_the_lock": report.sealed_latched,
+        "lock": report.lock.value,
     }
 
 

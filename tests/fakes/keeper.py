@@ -38,7 +38,7 @@ from appliance.keys.operators import sign
 from appliance.keys.release import Release, verify
 from appliance.keys.time_store import machine_readings
 from appliance.keys.time_token import HubTrust
-from appliance.keys.tpm.policy import BOUND_PCRS, BoundaryPolicy, DeviceRef, Operators, counter_public
+from appliance.keys.tpm.policy import BOUND_PCRS, BoundaryPolicy, DeviceRef, Operators, counter_public, latch_word
 from appliance.keys.tpm.public import (
     ATTESTATION,
     BOUNDARY,
@@ -202,7 +202,7 @@ class FakeKeeper:
             latched = error.reason is Reason.KEY_LATCHED
         if not latched:
             self.counter += 1
-            self.pcrs[14] = sha256(self.pcrs[14] + b"latch")
+            self.pcrs[14] = sha256(self.pcrs[14] + latch_word(evidence))
         for name, schedule in self._schedules.items():
             (self.folder / f"{name}.pem").unlink(missing_ok=True)
             schedule.forget()

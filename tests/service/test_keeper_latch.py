@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from appliance.boundary.errors import DeniedError
 from appliance.keys.certificates import certificate_der, certify_request
 from appliance.keys.keeper.box import RELEASE_FILE
-from appliance.keys.tpm.boundary_key import LATCH_WORD, BoundaryKey, Branch
+from appliance.keys.tpm.boundary_key import BoundaryKey, Branch
 from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.image import ImageSignatures
 from appliance.keys.tpm.latch_journal import LATCH_FILE
-from appliance.keys.tpm.policy import COUNTER_INDEX, HELD_PCR, IMAGE_PCR, RELEASE_INDEX, counter_public
+from appliance.keys.tpm.policy import COUNTER_INDEX, HELD_PCR, IMAGE_PCR, RELEASE_INDEX, counter_public, latch_word
 from appliance.keys.tpm.provisioning import provision, read_counter
 from appliance.keys.tpm.public import NvAttribute, NvPublic, sha256
 from appliance.keys.tpm.sealing import Sealed, seal, unseal
@@ -236,7 +236,10 @@ def test_a_box_that_is_not_latched_has_nothing_to_finish(open_box: Opened) -> No
     assert not key.resume_latch()
     assert device.pcr_read((HELD_PCR,)) == before
     assert key.latch(EVIDENCE)[0] == 2
-    assert device.pcr_read((HELD_PCR,))[HELD_PCR] == sha256(before[HELD_PCR] + LATCH_WORD)
+    assert device.pcr_read((HELD_PCR,))[HELD_PCR] == sha256(before[HELD_PCR] + latch_word(EVIDENCE))
+    for _ in range(2):  # for nothing else: what it was locked for stands
+        key.latch(sha256(b"another case"))
+    assert device.pcr_read((HELD_PCR,))[HELD_PCR] == sha256(before[HELD_PCR] + latch_word(EVIDENCE))
 
 
 def test_a_sealed_secret_has_only_the_keys_way_out(open_box: Opened) -> None:

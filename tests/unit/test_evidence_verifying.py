@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from appliance.boundary.errors import DeniedError, RefusedError
 from appliance.boundary.names import ZoneId
-from appliance.keys.tpm.policy import BOUND_PCRS
+from appliance.keys.keeper.port import Latched
+from appliance.keys.tpm.policy import BOUND_PCRS, RESUMED_WORD, latch_word
 from appliance.watchdog.evidence.bundle import BUNDLE_BYTES, Bundle, Seal, SourceNote, SourceState, digest_of
-from appliance.watchdog.evidence.verifying import verify
+from appliance.watchdog.evidence.verifying import Lock, verify
 from tests.attesting import boot, measurements, phases
 from tests.boxes import OTHER, SimulatedBox
 from tests.evidence import SimulatedQuarantine, a_case, some_sources
@@ -32,7 +33,7 @@ async def test_what_is_proven_is_told_apart_from_the_boxs_word(world: SimulatedQ
     bundle, seal = await world.take(a_case())
     report = verify(bundle.render(), seal.render(), world.enrolled, measurements(world.box))
     assert report.findings == ()
-    assert (report.counter, report.image, report.sealed_latched) == (2, "1.3.0", True)
+    assert (report.counter, report.image, report.lock) == (2, "1.3.0", Lock.THIS_CASE)
     assert report.digest == digest_of(bundle.render())
     assert any("locked for this case" in each for each in report.proven)
     assert any("image 1.3.0" in each for each in report.proven)
@@ -65,10 +66,40 @@ async def test_a_key_that_was_locked_before_is_told_so(world: SimulatedQuarantin
     world.box.counter += 1
     bundle, seal = await world.gather(a_case(), None)
     report = verify(bundle.render(), seal.render(), world.enrolled)
-    assert (report.latched_clock, report.sealed_latched) == (None, False)
+    assert (report.latched_clock, report.lock) == (None, Lock.EARLIER)
     assert not any("for this case, and for no other" in each for each in report.proven)
-    assert any("nothing says for what" in each for each in report.word)
-    assert any("started anew" in each for each in report.proven)
+    assert any("another could have been certified" in each for each in report.word)
+    assert any("but before" in each for each in report.proven)
+
+
+async def test_no_other_case_takes_the_place_of_the_one_it_was_locked_for(world: SimulatedQuarantine) -> None:
+    """Root has another case certified and sealed in the same boot: the register tells."""
+    first, other = a_case(), a_case(detail="all is well")
+    latched = world.latch(first.digest())
+    certified = Latched(latched.counter, world.box.sign(world.box.counter_statement(other.digest())))
+    world.box.clock_ms += 1
+    forged, seal = await world.gather(other, certified)
+    report = verify(forged.render(), seal.render(), world.enrolled)
+    assert report.lock is Lock.OTHER
+    assert any("for something else than this case" in each for each in report.findings)
+    assert not any("locked for this case" in each for each in report.proven)
+    world.box.extend(14, latch_word(first.digest()))
+    again, seal = await world.gather(first, latched)
+    assert verify(again.render(), seal.render(), world.enrolled).lock is Lock.THIS_CASE
+    world.box.extend(14, latch_word(other.digest()))
+    more, seal = await world.gather(first, latched)
+    assert verify(more.render(), seal.render(), world.enrolled).lock is Lock.OTHER
+
+
+async def test_a_lock_that_was_finished_at_the_next_start_is_told_so(world: SimulatedQuarantine) -> None:
+    """The power failed between the counter and the register; what it was for, only the certificate says."""
+    world.box.counter += 1
+    case = a_case()
+    certificate = world.box.sign(world.box.counter_statement(case.digest()))
+    world.box.extend(14, RESUMED_WORD)
+    bundle, seal = await world.gather(case, Latched(2, certificate))
+    report = verify(bundle.render(), seal.render(), world.enrolled)
+    assert (report.lock, report.findings) == (Lock.FINISHED, ())
 
 
 async def test_evidence_of_another_box_case_or_time_is_refused(world: SimulatedQuarantine) -> None:

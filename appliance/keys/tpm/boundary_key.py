@@ -31,7 +31,9 @@ from appliance.keys.tpm.policy import (
     HELD_PCR,
     IMAGE_PCR,
     RELEASE_SIZE,
+    RESUMED_WORD,
     PairSignatures,
+    latch_word,
 )
 from appliance.keys.tpm.provisioning import read_counter
 from appliance.keys.tpm.public import Attestation, Digest, NvAttribute, ecdsa_public_of, rsa_public_of, sha256
@@ -40,7 +42,6 @@ from appliance.keys.tpm.tss import Ticket, pcr_changed
 
 TICKET_FILE: Final = "image-tickets.json"
 """Tickets of images that ran here; they spare the TPM a verification, and survive a reset."""
-LATCH_WORD: Final = sha256(b"bsfg quarantine")
 """What the latch extends PCR 14 with."""
 
 
@@ -165,7 +166,8 @@ class BoundaryKey:
         The certificate comes between: should the power fail before the extension, the reset ends held sessions too.
         A box that this latched already is not counted up again; the rest is done again.
 
-        :param evidence: what the counter's certificate carries.
+        :param evidence: what the counter's certificate carries, and PCR 14 is extended for: until the next start that
+            register tells what the key was locked for, and no second thing can be put in its place.
         :param after: the counter when the latch was asked for: once it is beyond that, it is latched already.
         :return: the counter, and the attestation key's certificate of it.
         """
@@ -173,7 +175,7 @@ class BoundaryKey:
             self._device.nv_increment(COUNTER_INDEX)
             self._journal().write(self._folder)
         certificate = self.certify_counter(evidence)
-        self._end_held_sessions()
+        self._end_held_sessions(latch_word(evidence))
         return read_counter(self._device), certificate
 
     def resume_latch(self) -> bool:
@@ -187,7 +189,7 @@ class BoundaryKey:
         except DeniedError as error:
             if error.reason is not Reason.KEY_LATCHED:
                 return False
-            self._end_held_sessions()
+            self._end_held_sessions(RESUMED_WORD)
             return True
         return False
 
@@ -204,11 +206,11 @@ class BoundaryKey:
             return noted is not None and self._journal(noted.ended) == noted
         return False
 
-    def _end_held_sessions(self) -> None:
+    def _end_held_sessions(self, word: Digest) -> None:
         noted = LatchJournal.read(self._folder)
         now = self._journal(ended=True)
         if noted != now:
-            self._device.pcr_extend(HELD_PCR, LATCH_WORD)
+            self._device.pcr_extend(HELD_PCR, word)
             now.write(self._folder)
 
     def _journal(self, ended: bool = False) -> LatchJournal:

@@ -50,6 +50,8 @@ BOUND_PCRS: Final = (7, 12, 13, 15)
 """The PCRs the key is bound to as they are: Secure Boot state, kernel command line, extensions, ``/var``."""
 HELD_PCR: Final = 14
 """The PCR that the latch extends: no local secret is bound to it, and any extension ends held policy sessions."""
+RESUMED_WORD: Final = sha256(b"bsfg quarantine")
+"""What a latch that is finished at the next start extends :data:`HELD_PCR` by, when nothing says what it was for."""
 COUNTER_INDEX: Final = 0x01800200
 RELEASE_INDEX: Final = 0x01800201
 """NV indices of the quarantine counter and of the release, in the owner's range (TCG registry of handles)."""
@@ -119,6 +121,11 @@ def signed_authorization(cp_hash: Digest, device: DeviceRef) -> bytes:
     if len(cp_hash) != len(START) or len(device) != len(START):
         raise RefusedError(Reason.BAD_POLICY, "cpHash and device reference must be 32 bytes each")
     return struct.pack(">i", 0) + cp_hash + device
+
+
+def latch_word(evidence: Digest) -> Digest:
+    """What a latch extends :data:`HELD_PCR` by: it tells for which evidence the key was locked, until the next boot."""
+    return sha256(b"bsfg quarantine\0" + evidence)
 
 
 def counter_public() -> NvPublic:

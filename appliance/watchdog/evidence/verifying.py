@@ -3,9 +3,10 @@
 
 Theory of operation: the box file names the attestation key, which signs nothing but what its TPM states. The seal is
 such a statement over the bundle's digest, so the bundle is what this TPM was asked to seal, at this counter, in this
-state of the boot; the latch's certificate says the same of the case alone, from the moment of the lock. What stands
-*in* the bundle was written by the box's programs: whoever had the rights of the watchdog before the seal could have
-made them write something else. So a report keeps apart what is proven and what is the box's word.
+state of the boot. The lock itself extends a register by the digest of its case: in the same boot that tells for which
+case the key was locked, and nothing can be put in its place. After another start only the counter tells of the lock.
+What stands *in* the bundle was written by the box's programs: whoever had the rights of the watchdog before the seal
+could have made them write something else. So a report keeps apart what is proven and what is the box's word.
 
 Anything that is not this box's, or was changed, raises; what is proven and differs from enrolment or from the
 published image is a finding, for a box in quarantine is expected to differ.
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from appliance.boundary.errors import DeniedError
@@ -29,13 +31,27 @@ from appliance.keys.attestation.verdict import explained
 from appliance.keys.boundary_time import TpmClock
 from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.enrolment.attested import AttestedKind, certified_name, certified_number, open_attestation
-from appliance.keys.tpm.policy import BOUND_PCRS, HELD_PCR, counter_public
-from appliance.keys.tpm.public import ATTESTATION, Attestation, Digest, ecdsa_public_of, name_of
+from appliance.keys.tpm.policy import BOUND_PCRS, HELD_PCR, RESUMED_WORD, counter_public, latch_word
+from appliance.keys.tpm.public import ATTESTATION, Attestation, Digest, ecdsa_public_of, name_of, sha256
 from appliance.watchdog.evidence.bundle import Bundle, Seal, SourceState, digest_of
 
 _ZERO: Final = bytes(32)
+_EXTENSIONS: Final = 16
 _MOMENT_MS: Final = 300_000
 """The three statements of a seal are made one after the other; a TPM that is busy may take its time."""
+
+
+class Lock(StrEnum):
+    """What the register of the latch tells: the TPM extends it when it locks the key, and only a reset clears it."""
+
+    THIS_CASE = "this_case"
+    """The key was locked in this boot, for just this case."""
+    FINISHED = "finished"
+    """A lock that was cut short in an earlier boot was finished in this one."""
+    EARLIER = "earlier"
+    """Nothing was locked in this boot: the box was started anew since, or the key was locked before the case."""
+    OTHER = "other"
+    """It was extended for something else than this case, or for more than it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,7 @@ class Report:
 
     :param counter: the quarantine counter, as the TPM states it.
     :param clock: the TPM's clock at the seal. :param latched_clock: at the lock; ``None``: locked before the case.
-    :param sealed_latched: whether the register of the latch was extended when the seal was made: no boot in between.
+    :param lock: what the register of the latch (PCR 14) says of the lock when the seal was made.
     :param image: version of the published image that ran; empty: not compared, or none.
     :param proven: what is certain, in words. :param word: what is the box's word alone.
     :param findings: what is proven and not as enrolled or published.
@@ -55,7 +71,7 @@ class Report:
     counter: int
     clock: TpmClock
     latched_clock: TpmClock | None
-    sealed_latched: bool
+    lock: Lock
     image: str
     proven: tuple[str, ...]
     word: tuple[str, ...]
@@ -85,19 +101,34 @@ def verify(bundle: bytes, seal: bytes, box: EnrolledBox, measurements: Measureme
     latched_clock = _check_latch(enrolled, shown, counter, quote)
     image, findings = _compared(box, sealed, measurements)
     _, unexplained = explained(Evidence(shown.zone, sealed.quote, sealed.pcrs, shown.firmware_log, shown.runtime_log))
-    held = sealed.pcrs[HELD_PCR] != _ZERO
+    lock = _lock_of(sealed.pcrs[HELD_PCR], shown.opened.digest())
+    if lock is Lock.OTHER:
+        findings.append(f"PCR {HELD_PCR} was extended for something else than this case")
     return Report(
         shown,
         digest,
         counter,
         quote.clock,
         latched_clock,
-        held,
+        lock,
         image,
-        tuple(_proven(box, shown, counter, held, image)),
-        tuple(_word(shown)),
+        tuple(_proven(box, shown, counter, lock, image)),
+        tuple(_word(shown, lock)),
         (*findings, *(finding.text for finding in unexplained)),
     )
+
+
+def _lock_of(value: bytes, case: Digest) -> Lock:
+    """What PCR 14 tells. A lock that is asked for again may extend it again."""
+    if value == _ZERO:
+        return Lock.EARLIER
+    for word, found in ((latch_word(case), Lock.THIS_CASE), (RESUMED_WORD, Lock.FINISHED)):
+        reached = _ZERO
+        for _ in range(_EXTENSIONS):
+            reached = sha256(reached + word)
+            if reached == value:
+                return found
+    return Lock.OTHER
 
 
 def clock_of(statement: bytes) -> TpmClock:
@@ -173,25 +204,27 @@ def _compared(box: EnrolledBox, sealed: Seal, measurements: Measurements | None)
     return image.version, findings
 
 
-def _proven(box: EnrolledBox, shown: Bundle, counter: int, held: bool, image: str) -> Iterator[str]:
+def _proven(box: EnrolledBox, shown: Bundle, counter: int, lock: Lock, image: str) -> Iterator[str]:
     yield f"The TPM that was enrolled as {box.zone} made the seal, and nothing in the evidence was changed since."
     yield f"The quarantine counter of that TPM is {counter}; when the boundary key was made it was {box.birth_counter}."
+    if lock is Lock.THIS_CASE:
+        yield "The boundary key was locked for this case and for no other, in the boot of the seal."
+    elif lock is Lock.FINISHED:
+        yield "The boundary key was locked; a lock that was cut short was finished in the boot of the seal."
+    elif lock is Lock.EARLIER:
+        yield "The boundary key was not locked in the boot of the seal, but before."
     if shown.latch is not None:
-        yield "The boundary key was locked for this case, and for no other."
-    if held:
-        yield "The key was locked in the boot in which the evidence was sealed."
-    else:
-        yield "The box was started anew between the lock and the seal, or the key was locked in an earlier boot."
+        yield f"That TPM certified this case at counter {counter}, before the seal."
     if image:
         yield f"What was booted is image {image}, as its builder published it."
 
 
-def _word(shown: Bundle) -> Iterator[str]:
+def _word(shown: Bundle, lock: Lock) -> Iterator[str]:
     case = shown.opened
     yield f"Why: {case.code}" + (f" ({case.detail})" if case.detail else "")
     yield "What probes, journal, firewall and logs are said to show, and the wall clock's times."
-    if shown.latch is None:
-        yield "The key was locked before this case was opened; nothing says for what."
+    if lock is not Lock.THIS_CASE:
+        yield "That it was this case for which the key was locked: another could have been certified since."
     for note in shown.sources:
         if note.state is not SourceState.PRESENT:
             yield f"Source {note.name}: {note.state}" + (f", {note.detail}" if note.detail else "")
