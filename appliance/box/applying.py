@@ -16,6 +16,7 @@ from typing import Final
 
 from appliance.box.configs import BoxChoices, BoxConfigs
 from appliance.box.layout import BoxLayout, User
+from appliance.box.measured import take_measurements
 from appliance.box.rendering import OURS, public_files, storage_of
 from appliance.box.storage import Storage
 from appliance.brokers.config import Secrets
@@ -53,6 +54,7 @@ class Applying:
                 path.unlink()
         replace_file(at.hosts_file, hosts(site).encode(), PUBLIC)
         self._take_voucher()
+        take_measurements(at)
         for path, data in files.items():
             self._public(path, data)
         return storage

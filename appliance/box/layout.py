@@ -101,6 +101,11 @@ class BoxLayout:
         """A voucher of an enrolment operator."""
         return self.root / "boot/bsfg/voucher.json"
 
+    @property
+    def brought_measurements(self) -> Path:
+        """Reference measurements of the builder's images (``measurements.json`` of a release)."""
+        return self.root / "boot/bsfg/measurements.json"
+
     # -- what stays ------------------------------------------------------------------------------------------------
 
     @property

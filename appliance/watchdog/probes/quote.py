@@ -28,6 +28,7 @@ from appliance.keys.attestation.firmware_log import parse_firmware_log
 from appliance.keys.attestation.measurements import MEASUREMENTS_BYTES, Measurements
 from appliance.keys.attestation.runtime_log import parse_runtime_log, replay_runtime_log
 from appliance.keys.attestation.verdict import Expected, Finding, Subject, judge
+from appliance.keys.files import read_regular
 from appliance.keys.tpm.image import ImageSignatures
 from appliance.keys.tpm.policy import HELD_PCR, IMAGE_PCR, START, policy_pcr
 from appliance.watchdog.probes.witness import AGAIN_S, Taken, Witness, enrolled_as, words
@@ -140,9 +141,8 @@ class QuoteProbe:
     def _document(self, key: rsa.RSAPublicKey, pcrs: Mapping[int, bytes]) -> Measurements | None:
         """The document, if the image key signed it and it knows an image with this PCR 11. Blocking."""
         try:
-            with self._images.measurements.open("rb") as file:
-                document = Measurements.parse(file.read(MEASUREMENTS_BYTES + 1))
-        except (OSError, RefusedError):
+            document = Measurements.parse(read_regular(self._images.measurements, MEASUREMENTS_BYTES))
+        except (OSError, ValueError, RefusedError):
             return None
         known = any(pcrs[IMAGE_PCR] in image.pcrs[IMAGE_PCR] for image in document.images)
         return document if known and document.signed_by(key) else None

@@ -25,9 +25,9 @@ from appliance.boundary.reasons import Reason
 from appliance.keys.attestation.enrolled import EnrolledAttestation
 from appliance.keys.attestation.evidence import Evidence
 from appliance.keys.attestation.quote import QuoteStatement, check_quote
-from appliance.keys.enrolled_box import EnrolledBox
+from appliance.keys.enrolled_box import BOX_BYTES, EnrolledBox
 from appliance.keys.enrolment.birth import BirthPolicy
-from appliance.keys.files import PUBLIC, write_atomically
+from appliance.keys.files import PUBLIC, read_regular, write_atomically
 from appliance.keys.folder import PkiFolder
 from appliance.keys.keeper.port import KeeperPort
 from appliance.keys.tpm.public import ATTESTATION, ecdsa_public_of, p256_key
@@ -117,10 +117,10 @@ def words(error: BsfgError) -> str:
 
 def _read(path: Path) -> EnrolledBox | None:
     try:
-        return EnrolledBox.parse(path.read_bytes())
+        return EnrolledBox.parse(read_regular(path, BOX_BYTES))
     except FileNotFoundError:
         return None
-    except (OSError, RefusedError) as error:
+    except (OSError, ValueError, RefusedError) as error:
         raise UnavailableError(Reason.NOT_READY, f"{path.name}: {error}") from error
 
 
