@@ -18,6 +18,7 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
+from appliance.keys.attestation.quote import one_form
 from appliance.keys.keeper.port import Certified, Latched, Quote
 from appliance.keys.operators import ORDER, sign
 from appliance.keys.tpm.public import Attestation
@@ -205,7 +206,10 @@ def _places(seal: Seal) -> Iterator[Seal]:
 def _elsewhere(seal: Seal, material: Material) -> Iterator[Seal]:
     """What the same TPM states over another nonce, or at a later counter."""
     for quote, certified in material.elsewhere:
-        parts: dict[str, Any] = {"quote": quote.attestation, "counter": certified.counter, "key": certified.key}
+        told = {"quote": quote.attestation, "counter": certified.counter, "key": certified.key}
+        parts: dict[str, Any] = {
+            slot: Attestation(each.statement, one_form(each.signature)) for slot, each in told.items()
+        }
         for chosen in _subsets(parts):
             yield replace(seal, **chosen)
             if "quote" in chosen:

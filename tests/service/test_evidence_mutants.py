@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +20,7 @@ from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.keeper.port import Certified, Quote
 from appliance.keys.release import add_signature, new_release
 from appliance.keys.release_request import request_of
+from appliance.watchdog.evidence import verifying
 from appliance.watchdog.evidence.bundle import digest_of
 from appliance.watchdog.evidence.verifying import verify
 from tests.boxes import OTHER
@@ -97,8 +99,20 @@ def test_no_mutant_is_accepted(attack: Attack) -> None:
     assert len({(mutant.bundle, mutant.seal) for mutant in found}) == len(found) >= 2000, kinds
     assert len(kinds) == 15
     assert min(kinds.values()) >= 16, kinds
-
     assert verify(*attack.good, attack.box).findings == ()
+
+
+@pytest.mark.parametrize("check", ["_check_moment", "_check_key"])
+def test_without_a_check_some_mutant_is_accepted(attack: Attack, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So each of them is needed, and the mutants reach it."""
+    monkeypatch.setattr(verifying, check, lambda *_: None)
+    accepted = 0
+    for mutant in mutants(attack.material):
+        if mutant.kind == "seal: other nonce or counter":
+            with suppress(BsfgError):
+                verify(mutant.bundle, mutant.seal, attack.box)
+                accepted += 1
+    assert accepted > 0
 
 
 def test_genuine_evidence_of_another_box_is_not_this_ones(attack: Attack) -> None:

@@ -22,7 +22,7 @@ from appliance.cli.main import cli
 from appliance.hub.enrolment.service import EnrolmentService
 from appliance.hub.enrolment.store import EnrolmentStore
 from appliance.keys.attestation.evidence import Evidence
-from appliance.keys.attestation.standing import Standing
+from appliance.keys.attestation.standing import Standing, Stood
 from appliance.keys.enrolment.rules import BoxState
 from appliance.keys.release import Release, ReleaseRequest, add_signature, new_release
 from appliance.keys.tpm.public import Digest, sha256
@@ -81,6 +81,16 @@ async def test_a_box_that_was_locked_and_started_anew_is_kept_out(tmp_path: Path
         kept = anew.enrolled(PLANT)
         assert kept is not None
         assert kept.quarantined
+
+
+async def test_without_the_counter_the_hub_would_believe_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PCRs of a box that was started anew say nothing of the lock."""
+    monkeypatch.setattr("appliance.keys.attestation.verdict.judge_standing", lambda *_: Stood())
+    async with world(tmp_path, Attestation.REQUIRED) as it:
+        box = await enrolled(it)
+        box.counter += 1
+        assert (await it.attest(box))[0]
+        assert refusal(it.desk) is None
 
 
 async def test_a_release_of_both_operators_brings_it_back(tmp_path: Path) -> None:
