@@ -152,13 +152,14 @@ def _disk(name: str, bad: str, good: str) -> Callable[[Ground], AbstractContextM
     )
 
 
-def _idle_scrub(device: Path) -> Scrub:
+def idle_scrub(device: Path) -> Scrub:
+    """One that does not begin by itself."""
     return Scrub(device, first_s=3600.0)
 
 
 def _verity_tree(name: str, bad: str, good: str) -> Callable[[Ground], AbstractContextManager[Scene]]:
     return _laid_out(
-        lambda tree: VerityProbe(tree.places, SaidByKernel, _idle_scrub),
+        lambda tree: VerityProbe(tree.places, SaidByKernel, idle_scrub),
         lambda tree: tree.put(f"sys{ROOT}/{name}", bad),
         lambda tree: tree.put(f"sys{ROOT}/{name}", good),
     )
@@ -168,7 +169,7 @@ def _verity_event(**values: str) -> Callable[[Ground], AbstractContextManager[Sc
     @contextmanager
     def scene(ground: Ground) -> Iterator[Scene]:
         kernel = SaidByKernel()
-        probe = VerityProbe(ground.tree().places, lambda: kernel, _idle_scrub)
+        probe = VerityProbe(ground.tree().places, lambda: kernel, idle_scrub)
         try:
             yield Scene(probe, lambda: kernel.say("change", ROOT, values), lasting=True)
         finally:
@@ -204,7 +205,7 @@ def _opened(name: str) -> Callable[[Ground], AbstractContextManager[Scene]]:
 
 
 @contextmanager
-def _configured(ground: Ground) -> Iterator[tuple[BoxLayout, ConfigurationProbe]]:
+def configured(ground: Ground) -> Iterator[tuple[BoxLayout, ConfigurationProbe]]:
     """A box's folder with a site configuration taken, and its files made from that; really, by bsfg-site's own code."""
     at = BoxLayout(ground.folder / "configured")
     at.candidate.parent.mkdir(parents=True)
@@ -225,7 +226,7 @@ def _file(path: Callable[[BoxLayout], Path], text: str) -> Callable[[Ground], Ab
 
     @contextmanager
     def scene(ground: Ground) -> Iterator[Scene]:
-        with _configured(ground) as (at, probe):
+        with configured(ground) as (at, probe):
             target = path(at)
             before = target.read_bytes() if target.exists() else None
 
@@ -246,7 +247,7 @@ def _file(path: Callable[[BoxLayout], Path], text: str) -> Callable[[Ground], Ab
 
 @contextmanager
 def _another_signer(ground: Ground) -> Iterator[Scene]:
-    with _configured(ground) as (at, probe):
+    with configured(ground) as (at, probe):
         good, other = at.applied_site.read_bytes(), sites.signed(2, name="two-nics", by="somebody else")
         yield Scene(probe, lambda: at.applied_site.write_bytes(other), lambda: at.applied_site.write_bytes(good))
 
@@ -303,11 +304,11 @@ def _program_of_memory(ground: Ground) -> Iterator[Scene]:
         "import os, sys\nfd = os.memfd_create('x', 0)\n"
         f"os.write(fd, open({SLEEP!r}, 'rb').read())\nos.execve(fd, ['sleep', '600'], {{}})\n"
     )
-    with _processes(ground) as (probe, stack):
+    with processes(ground) as (probe, stack):
         yield Scene(
             probe,
             lambda: stack.enter_context(
-                ground.space.process(*_as_agent(sys.executable, "-c", code), unit=UNIT, runs="sleep")
+                ground.space.process(*as_agent(sys.executable, "-c", code), unit=UNIT, runs="sleep")
             ),
             stack.close,
         )
@@ -320,10 +321,10 @@ def _program_of_tmpfs(ground: Ground) -> Iterator[Scene]:
     space.run("mount", "-t", "tmpfs", "x", "/media")
     space.run("cp", SLEEP, "/media/sleep")
     try:
-        with _processes(ground) as (probe, stack):
+        with processes(ground) as (probe, stack):
             yield Scene(
                 probe,
-                lambda: stack.enter_context(space.process(*_as_agent("/media/sleep", "600"), unit=UNIT, runs="sleep")),
+                lambda: stack.enter_context(space.process(*as_agent("/media/sleep", "600"), unit=UNIT, runs="sleep")),
                 stack.close,
             )
     finally:
@@ -337,9 +338,9 @@ def _library_of_tmpfs(ground: Ground) -> Iterator[Scene]:
     space.run("mount", "-t", "tmpfs", "x", "/media")
     library = next(Path("/usr/lib").glob("*-linux-gnu/libm.so.6"))
     space.run("cp", str(library), "/media/lib.so")
-    loading = _as_agent("env", "LD_PRELOAD=/media/lib.so", SLEEP, "600")
+    loading = as_agent("env", "LD_PRELOAD=/media/lib.so", SLEEP, "600")
     try:
-        with _processes(ground) as (probe, stack):
+        with processes(ground) as (probe, stack):
             yield Scene(
                 probe,
                 lambda: stack.enter_context(space.process(*loading, unit=UNIT, runs="sleep")),
@@ -350,7 +351,7 @@ def _library_of_tmpfs(ground: Ground) -> Iterator[Scene]:
 
 
 @contextmanager
-def _processes(ground: Ground) -> Iterator[tuple[ExecutablesProbe, ExitStack]]:
+def processes(ground: Ground) -> Iterator[tuple[ExecutablesProbe, ExitStack]]:
     """The agent's unit runs ``sleep`` as user 954 without any privilege."""
     units = ground.folder / "units"
     units.mkdir()
@@ -358,7 +359,7 @@ def _processes(ground: Ground) -> Iterator[tuple[ExecutablesProbe, ExitStack]]:
     (units / "holder.service").write_text(f"[Service]\nExecStart={SLEEP} 600\n")
     space = ground.space
     probe = ExecutablesProbe(space.places, _Holding(units), frozenset({os.stat(SLEEP).st_dev}))
-    with ExitStack() as stack, space.process(*_as_agent(SLEEP, "600"), unit=UNIT, runs="sleep"):
+    with ExitStack() as stack, space.process(*as_agent(SLEEP, "600"), unit=UNIT, runs="sleep"):
         yield probe, stack
 
 
@@ -370,15 +371,16 @@ class _Holding(UnitFiles):
         return UnitFiles.find(self, UNIT if name == UNIT else "holder.service")
 
 
-def _as_agent(*words: str) -> tuple[str, ...]:
+def as_agent(*words: str) -> tuple[str, ...]:
+    """Run as the agent's unit runs it."""
     return ("setpriv", "--reuid=954", "--regid=954", "--clear-groups", "--inh-caps=-all", *words)
 
 
 @contextmanager
 def _unexpected(ground: Ground) -> Iterator[Scene]:
     """A program of the image that the agent's unit does not start."""
-    with _processes(ground) as (probe, stack):
-        words = _as_agent("/usr/bin/tail", "-f", "/dev/null")
+    with processes(ground) as (probe, stack):
+        words = as_agent("/usr/bin/tail", "-f", "/dev/null")
         yield Scene(
             probe,
             lambda: stack.enter_context(ground.space.process(*words, unit=UNIT, runs="tail")),
@@ -389,7 +391,7 @@ def _unexpected(ground: Ground) -> Iterator[Scene]:
 @contextmanager
 def _privileged(ground: Ground) -> Iterator[Scene]:
     """The right program, with rights and a user that its unit does not give."""
-    with _processes(ground) as (probe, stack):
+    with processes(ground) as (probe, stack):
         yield Scene(probe, lambda: stack.enter_context(ground.space.process(SLEEP, "600", unit=UNIT)), stack.close)
 
 
@@ -401,11 +403,11 @@ def _traced(ground: Ground) -> Iterator[Scene]:
         "if ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0): raise SystemExit('cannot trace')\n"
         "time.sleep(600)\n"
     )
-    with _processes(ground) as (probe, stack):
+    with processes(ground) as (probe, stack):
         space = ground.space
 
         def inject() -> None:
-            pid = stack.enter_context(space.process(*_as_agent(SLEEP, "601"), unit=UNIT, runs="sleep"))
+            pid = stack.enter_context(space.process(*as_agent(SLEEP, "601"), unit=UNIT, runs="sleep"))
             inside = _field(pid, "NSpid").split()[-1]
             stack.enter_context(space.process(sys.executable, "-c", code, inside))
             end = time.monotonic() + 10

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName
+from tests.benign import BENIGN, Benign
 from tests.boxspace import BoxSpace, boxspace
 from tests.tampering import TAMPERINGS, Ground, Tampering
 
@@ -44,3 +46,12 @@ def test_tampering_is_seen_and_told_apart(tampering: Tampering, tmp_path: Path, 
         if not scene.lasting:
             scene.undo()
             assert scene.probe.look().seen == ()
+
+
+@pytest.mark.parametrize("benign", BENIGN, ids=lambda each: each.what)
+def test_what_is_benign_puts_nobody_into_quarantine(benign: Benign, tmp_path: Path, space: BoxSpace) -> None:
+    """Some of each here; the bench does thousands."""
+    chance = random.Random(benign.what)
+    with benign.calm(Ground(tmp_path, space)) as calm:
+        seen = {each.code for _ in range(6) for each in calm.look(chance).seen}
+    assert seen <= benign.notes

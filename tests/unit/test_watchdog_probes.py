@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -234,9 +235,10 @@ def test_reloading_systemd_is_no_change(configured: tuple[BoxLayout, Configurati
     assert _quiet(probe)
     (run / "kept").rename(run / "systemd/generator/var.mount")
     assert _quiet(probe)
-    again = ConfigurationProbe(Places.below(at.root), at.sensor_run, Rendered(at))
+    again = ConfigurationProbe(Places.below(at.root), at.sensor_run, Rendered(at), clock=itertools.count().__next__)
     assert _quiet(again)
     (run / "systemd/generator/var.mount").write_text("[Mount]\nWhat=/dev/sda\n")
+    assert _quiet(again, 1)
     assert [each.code for each in again.look().seen] == [Code.UNIT_FOREIGN]
 
 
@@ -248,7 +250,8 @@ def test_what_a_generator_never_makes_is_foreign_from_the_start(tmp_path: Path) 
     unit = tmp_path / "run/systemd/generator/systemd-veritysetup@root.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=-/var/tmp/mine\n")
-    probe = ConfigurationProbe(Places.below(at.root), at.sensor_run, Rendered(at))
+    probe = ConfigurationProbe(Places.below(at.root), at.sensor_run, Rendered(at), clock=itertools.count().__next__)
+    assert _quiet(probe, 1)
     assert [each.code for each in probe.look().seen] == [Code.UNIT_FOREIGN]
 
 

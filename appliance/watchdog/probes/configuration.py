@@ -7,11 +7,11 @@ there at the first look of this boot is kept in a file of this boot; what comes 
 
 **Configuration.** What follows from the site document is made anew here, from the document in force in this boot and by
 the same code that made it, and compared byte by byte. So the signature is what protects: whoever changes a file and
-wants to stay unseen must forge the site's signature, or be root and change this sensor's own memory. A difference must
-last for a moment (:data:`SETTLES_S`), for a new document is applied file by file.
+wants to stay unseen must forge the site's signature, or be root and change this sensor's own memory. A difference
+must last for a moment (:data:`SETTLES_S`): a new document is applied file by file, and generators write line by line.
 
 Not compared: what has secrets of this boot in it (the leaf's broker configuration, credentials), and the table of
-looked-up names. See ``docs/quarantine.md``.
+looked-up names. See ``docs/sensor.md``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from appliance.watchdog.probes.places import Places, View
 from appliance.watchdog.probing import Reading
 from appliance.watchdog.suspicions import Code, ProbeName
 
-SETTLES_S: Final = 0.25
+SETTLES_S: Final = 0.15
 PERIOD_S: Final = 5.0
-UNSETTLED_PERIOD_S: Final = 0.1
+UNSETTLED_PERIOD_S: Final = 0.05
 """While there is a difference that did not last long enough yet."""
 FIRST_SEEN: Final = "units.json"
 EMPTY: Final = (
@@ -57,6 +57,7 @@ NAMES: Final = (
 """What systemd's own generators make units of: the table of file systems, and the command line."""
 PROGRAMS: Final = ("/usr/lib/systemd/systemd-", "/usr/bin/systemd-", "/usr/sbin/fsck")
 NETWORK: Final = "systemd/network"
+_UNIT: Final = "unit "
 _SHOWN: Final = 8
 _LARGE: Final = 1024 * 1024
 
@@ -99,8 +100,10 @@ class ConfigurationProbe:
         if self._watch is not None:
             self._watch.drain()
             self._watch.add(self._folders())
+        foreign, wrong, unsettled = list[str](), list[str](), list[str]()
         with view.part("units"):
-            self._units(view)
+            foreign, changed = self._units(view)
+            unsettled += [f"{_UNIT}{name}" for name in changed]
         with view.part("configuration"):
             try:
                 expected = self._render()
@@ -109,24 +112,38 @@ class ConfigurationProbe:
             except BsfgError as error:
                 view.cannot("site document", f"{error.reason}: {error.detail}")
             else:
-                self._configuration(expected, view)
+                view.note("site_document", expected.document)
+                unsettled += self._differences(expected.files)
+        for what in self._lasting(unsettled):
+            (foreign if what.startswith(_UNIT) else wrong).append(what.removeprefix(_UNIT))
+        for code, found in ((Code.UNIT_FOREIGN, foreign), (Code.CONFIGURATION_CHANGED, wrong)):
+            if found:
+                view.see(code, ", ".join(sorted(set(found))[:_SHOWN]))
         return view.reading()
+
+    def _lasting(self, found: list[str]) -> list[str]:
+        """Of what is wrong now, what was so a moment ago."""
+        now = self._clock()
+        self._since = {what: self._since.get(what, now) for what in found}
+        lasting = [what for what, since in self._since.items() if now - since >= SETTLES_S]
+        self.period_s = PERIOD_S if len(lasting) == len(self._since) else UNSETTLED_PERIOD_S
+        return lasting
 
     # -- units ---------------------------------------------------------------------------------------------------------
 
-    def _units(self, view: View) -> None:
+    def _units(self, view: View) -> tuple[list[str], list[str]]:
+        """What has no business there, and what is another than it was at first."""
         run, foreign = self._places.run, list[str]()
         made = {f"{folder}/{name}": digest for folder in GENERATED for name, digest in _files(run / folder)}
         for folder in EMPTY:
             found = {f"{folder}/{name}": digest for name, digest in _files(run / folder)}
             made |= {name: digest for name, digest in found.items() if name in AT_BOOT}
             foreign += [name for name in found if name not in AT_BOOT]
-        foreign += [name for name in made if name not in AT_BOOT and not _is_generators(name, run)]
         at_first = self._at_first(made)
-        foreign += [name for name, digest in made.items() if at_first.get(name) != digest]
+        changed = [name for name, digest in made.items() if at_first.get(name) != digest]
+        changed += [name for name in made if name not in AT_BOOT and not _is_generators(name, run)]
         view.note("generated_units", len(made))
-        if foreign:
-            view.see(Code.UNIT_FOREIGN, ", ".join(sorted(set(foreign))[:_SHOWN]))
+        return foreign, changed
 
     def _at_first(self, made: dict[str, str]) -> dict[str, str]:
         try:
@@ -140,27 +157,17 @@ class ConfigurationProbe:
 
     # -- what follows from the site document ---------------------------------------------------------------------------
 
-    def _configuration(self, expected: Expected, view: View) -> None:
-        view.note("site_document", expected.document)
-        now = self._clock()
-        wrong = dict(self._differences(expected.files))
-        self._since = {what: self._since.get(what, now) for what in wrong}
-        lasting = [what for what, since in self._since.items() if now - since >= SETTLES_S]
-        self.period_s = PERIOD_S if len(lasting) == len(wrong) else UNSETTLED_PERIOD_S
-        if lasting:
-            view.see(Code.CONFIGURATION_CHANGED, ", ".join(sorted(lasting)[:_SHOWN]))
-
-    def _differences(self, files: Mapping[Path, bytes | None]) -> Iterator[tuple[str, bool]]:
+    def _differences(self, files: Mapping[Path, bytes | None]) -> Iterator[str]:
         for path, wanted in files.items():
             found = _content(path)
             if found != wanted:
                 how = "is missing" if found is None else "should not be there" if wanted is None else "differs"
-                yield f"{path.name} {how}", True
+                yield f"{path.name} {how}"
         folder = self._places.run / NETWORK
         expected = {path.name for path in files if path.parent.name == folder.name}
         for name, _ in _files(folder):
             if name not in expected:
-                yield f"{NETWORK}/{name} should not be there", True
+                yield f"{NETWORK}/{name} should not be there"
 
     # -- the port ------------------------------------------------------------------------------------------------------
 

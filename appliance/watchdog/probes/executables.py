@@ -46,6 +46,7 @@ TEST_UNIT: Final = "qemu-guest-agent.service"
 """In an image of profile ``test``, which is never released, this may start what the image has."""
 LIBRARIES_EVERY: Final = 5
 """What processes have mapped is looked at in one look out of so many."""
+TRIES: Final = 3
 _SHOWN: Final = 6
 _UNITS: Final = ("service", "scope", "mount", "swap", "socket")
 
@@ -118,31 +119,22 @@ class ExecutablesProbe:
     def _listed(self) -> list[Path]:
         return sorted(each for each in self._places.proc.iterdir() if each.name.isdigit())
 
-    @staticmethod
-    def _process(at: Path) -> Process | None:
-        """``None``: it has ended, or it is a thread of the kernel. :raises OSError: it may not be looked at."""
-        try:
-            status = dict(
-                line.split(":", 1) for line in (at / "status").read_text("utf-8", "replace").splitlines() if ":" in line
-            )
-            if status.get("Kthread", "").strip() == "1" or status["State"].split()[0] in {"Z", "X"}:
+    def _process(self, at: Path) -> Process | None:
+        """``None``: it has ended, or it is a thread of the kernel. :raises OSError: it may not be looked at.
+
+        A process that becomes another program while it is read would have the rights of the first and the name of the
+        second: then it is read again.
+        """
+        for _ in range(TRIES):
+            try:
+                before = os.stat(at / "exe")
+                found = _read(at, before)
+                after = os.stat(at / "exe")
+            except (FileNotFoundError, ProcessLookupError):
                 return None
-            file, path = os.stat(at / "exe"), os.readlink(at / "exe")
-            arguments = (at / "cmdline").read_bytes().decode("utf-8", "replace").rstrip("\0").split("\0")
-            unit = unit_of((at / "cgroup").read_text("utf-8", "replace"))
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return Process(
-            number=at.name,
-            name=status["Name"].strip(),
-            tracer=status["TracerPid"].strip(),
-            users=frozenset(int(number) for number in status["Uid"].split()),
-            rights=int(status["CapPrm"], 16) | int(status["CapEff"], 16),
-            unit=unit,
-            arguments=tuple(arguments),
-            file=(file.st_dev, file.st_ino),
-            path=path,
-        )
+            if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
+                return found
+        return None  # it does nothing but become others; the next look sees what it is
 
     # -- what is wrong -------------------------------------------------------------------------------------------------
 
@@ -231,6 +223,24 @@ class ExecutablesProbe:
 
     def close(self) -> None:
         """It holds nothing."""
+
+
+def _read(at: Path, file: os.stat_result) -> Process | None:
+    lines = (at / "status").read_text("utf-8", "replace").splitlines()
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    if status.get("Kthread", "").strip() == "1" or status["State"].split()[0] in {"Z", "X"}:
+        return None
+    return Process(
+        number=at.name,
+        name=status["Name"].strip(),
+        tracer=status["TracerPid"].strip(),
+        users=frozenset(int(number) for number in status["Uid"].split()),
+        rights=int(status["CapPrm"], 16) | int(status["CapEff"], 16),
+        unit=unit_of((at / "cgroup").read_text("utf-8", "replace")),
+        arguments=tuple((at / "cmdline").read_bytes().decode("utf-8", "replace").rstrip("\0").split("\0")),
+        file=(file.st_dev, file.st_ino),
+        path=os.readlink(at / "exe"),
+    )
 
 
 def unit_of(cgroup: str) -> str:

@@ -54,7 +54,7 @@ class MountsProbe:
         return view.reading()
 
     def _services(self, mounts: list[Mount], view: View) -> None:
-        seen = {_namespace(self._places.mountinfo.parent)}
+        seen, found = {_namespace(self._places.mountinfo.parent)}, list[tuple[list[Mount], str]]()
         for process in sorted(self._places.proc.glob("[1-9]*")):
             try:
                 namespace = _namespace(process)
@@ -71,7 +71,10 @@ class MountsProbe:
                 continue
             if theirs:  # an ending process has none any more
                 seen.add(namespace)
-                judge_service(theirs, mounts, f"{name}[{process.name}]", view)
+                found.append((theirs, f"{name}[{process.name}]"))
+        box = [*mounts, *read(self._places.mountinfo)]  # what was mounted meanwhile, services have too
+        for theirs, who in found:
+            judge_service(theirs, box, who, view)
         view.note("mount_namespaces", len(seen))
 
     def descriptor(self) -> int | None:
