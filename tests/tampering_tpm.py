@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from appliance.keys.attestation.measurements import Image, Measurements
+from appliance.keys.enrolled_box import EnrolledBox
+from appliance.keys.enrolment.birth import BirthPolicy
 from appliance.keys.folder import PkiFolder
 from appliance.keys.keeper.clock import KeeperClock
 from appliance.keys.keeper.keeper import Keeper
@@ -25,7 +27,7 @@ from appliance.keys.keeper.port import KeeperPort
 from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.policy import COUNTER_INDEX, HELD_PCR, IMAGE_PCR
 from appliance.keys.tpm.provisioning import KEY_FILE
-from appliance.keys.tpm.public import Digest, sha256
+from appliance.keys.tpm.public import Digest, p256_key, sha256
 from appliance.keys.tpm.simulated_boot import SIMULATED_PCRS, pcr_signatures, simulated_word
 from appliance.watchdog.probes.clock import ClockProbe
 from appliance.watchdog.probes.key import KeyProbe
@@ -85,6 +87,12 @@ class TpmBox:
         with Device(self.tpm.tcti) as device:
             attack(device)
         await self.start(boot=False)
+
+    async def described(self) -> EnrolledBox:
+        """What the box is now, as enrolment writes it down."""
+        told = await self.keeper.describe()
+        policy, key = BirthPolicy.parse(told.policy), p256_key(told.ak_public)
+        return EnrolledBox(self.site.zone, policy, told.boundary_public, key)
 
     def pcrs(self) -> dict[int, bytes]:
         """What PCRs 4, 9 and 11 hold after a simulated boot."""

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from appliance.keys.attestation.measurements import Measurements
+from appliance.keys.keeper.port import Certified
 from appliance.keys.tpm.policy import IMAGE_PCR
 from appliance.keys.tpm.public import sha256
 from appliance.watchdog.probes.clock import Sample, compared
@@ -90,6 +91,25 @@ async def test_our_own_latch_is_known(tmp_path: Path) -> None:
         box.latched = False
         assert (await seen_by(probes[ProbeName.QUOTE]))[0] == {Code.LATCH_PCR_EXTENDED}
         assert (await seen_by(probes[ProbeName.KEY]))[0] == {Code.KEY_LATCHED}
+
+
+async def test_a_key_that_is_replaced_in_good_order_is_no_suspicion(tmp_path: Path) -> None:
+    """The keeper writes the new one down behind the change: here only when the TPM is asked the second time."""
+    async with tpm_box(tmp_path) as box:
+        probe = box.probes()[ProbeName.KEY]
+        await next(each for each in TAMPERINGS if each.name == "other_key").inject(box)
+        real, calls = box.keeper.certify, 0
+
+        async def certify(nonce: bytes) -> Certified:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                box.pki.enrolled_box.write_bytes((await box.described()).render())
+            return await real(nonce)
+
+        box.keeper.certify = certify  # type: ignore[method-assign]
+        assert (await seen_by(probe))[0] == NOTHING
+        assert calls == 2
 
 
 async def test_without_a_tpm_or_a_keeper_nothing_is_seen(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ class KeyProbe:
             before = (await keeper.status()).state
             if before in _NO_KEY:
                 return Reading(self.name, facts={"state": before})
-            box = await self._witness.box()
             certified = await keeper.certify(nonce)
+            box = await self._witness.box()  # read afterwards: the keeper writes it down behind a change of the key
             state = (await keeper.status()).state
             counter = certified_counter(box, nonce, certified)
         except BsfgError as error:
