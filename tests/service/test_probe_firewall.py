@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.watchdog.nft import Nftables, NftLease
-from appliance.watchdog.probes.firewall import FirewallPlaces, FirewallProbe
+from appliance.watchdog.probes.firewall import FirewallPlaces, FirewallProbe, tables
 from appliance.watchdog.probing import Probe
 from tests.tampering_network import (
     FIREWALL_TAMPERINGS,
@@ -104,6 +104,16 @@ def test_the_baseline_is_the_images(net: Net) -> None:
         assert [seen.code for seen in reading.seen] == ["firewall_changed"], reading
         listed: str = net.within(lambda: Nftables().run("list tables"))
         assert listed.split() == ["table", "inet", "bsfg", "table", "netdev", "bsfg"]
+
+
+def test_listings_of_newer_programs() -> None:
+    """Tables that a process owns, and those of iptables, have a remark; what is no listing is refused."""
+    text = "# Warning: table ip nat is managed by iptables-nft, do not touch!\ntable ip nat { # progname x\n}\n"
+    assert tables(text) == {"ip nat": {"": ""}}
+    text = "table inet bsfg {\n\tflags dormant\n\n\tchain a {\n\t\taccept\n\t}\n}\n"
+    assert tables(text) == {"inet bsfg": {"": "flags dormant\n", "chain a": "accept\n"}}
+    with pytest.raises(ValueError, match="another form"):
+        tables("Error: something\n")
 
 
 @pytest.mark.usefixtures("clean")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.keys.attestation.firmware_log import FIRMWARE_LOG_BYTES
 from appliance.keys.attestation.measurements import Measurements
 from appliance.keys.keeper.port import Certified
 from appliance.keys.tpm.policy import IMAGE_PCR
@@ -67,6 +68,12 @@ async def test_what_belongs_to_a_boxs_life_is_no_suspicion(tmp_path: Path) -> No
         await box.start()
         probes = box.probes("run-of-the-next-boot")
         await clean("a reboot")
+        boot_log = box.site.folder / "boot.log"
+        for other in (b"", boot_log.read_bytes() + bytes(FIRMWARE_LOG_BYTES)):
+            kept = boot_log.read_bytes()
+            boot_log.write_bytes(other)
+            await clean("a machine without a log of its firmware, or with one beyond all measure")
+            boot_log.write_bytes(kept)
         write_measurements(box, box.pcrs())
         assert (await clean("a document that knows the image")).facts["image"] == "1.0.0"
         write_measurements(box, {IMAGE_PCR: WORD})

@@ -210,10 +210,10 @@ def tables(listing: str) -> dict[str, Blocks]:
     table: dict[str, str] = {}
     block = ""
     for line in listing.splitlines():
-        if line.startswith("table ") and line.endswith(" {"):
+        if header := re.fullmatch(r"table (\w+ \S+) \{(?: #.*)?", line):
             table = {"": ""}
-            found[line[6:-2]] = table
-        elif line in ("}", ""):
+            found[header[1]] = table
+        elif line in ("}", "") or line.startswith("#"):
             continue
         elif line == "\t}":
             block = ""

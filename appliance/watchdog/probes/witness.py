@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +24,13 @@ from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.keys.attestation.enrolled import EnrolledAttestation
 from appliance.keys.attestation.evidence import Evidence
+from appliance.keys.attestation.firmware_log import FIRMWARE_LOG_BYTES
 from appliance.keys.attestation.quote import QuoteStatement, check_quote
 from appliance.keys.enrolled_box import BOX_BYTES, EnrolledBox
 from appliance.keys.enrolment.birth import BirthPolicy
 from appliance.keys.files import PUBLIC, read_regular, write_atomically
 from appliance.keys.folder import PkiFolder
-from appliance.keys.keeper.port import KeeperPort
+from appliance.keys.keeper.port import KeeperPort, Quote
 from appliance.keys.tpm.public import ATTESTATION, ecdsa_public_of, p256_key
 
 NONCE_BYTES: Final = 32
@@ -78,7 +79,7 @@ class Witness:
             self._last = None
             box = await self.box()
             nonce, began_ns = secrets.token_bytes(NONCE_BYTES), _boottime_ns()
-            evidence = Evidence.of(box.zone, await self.keeper.quote(nonce))
+            evidence = Evidence.of(box.zone, _with_logs(await self.keeper.quote(nonce)))
             ended_ns = _boottime_ns()
             statement = check_quote(enrolled_as(box), nonce, evidence.quote, evidence.pcrs)
             self._last = Taken(box, evidence, statement, nonce, began_ns, ended_ns)
@@ -108,6 +109,13 @@ def enrolled_as(box: EnrolledBox) -> EnrolledAttestation:
     """The same, as attestation judges by it."""
     public = ecdsa_public_of(box.attestation_key, ATTESTATION)
     return EnrolledAttestation(public, dict(box.pcrs), box.policy.image_key)
+
+
+def _with_logs(quote: Quote) -> Quote:
+    """Without the firmware's log, which some machines have not, or larger than any, the system's leads nowhere."""
+    if 0 < len(quote.boot_log) <= FIRMWARE_LOG_BYTES:
+        return quote
+    return replace(quote, boot_log=b"", runtime_log=b"")
 
 
 def words(error: BsfgError) -> str:
