@@ -17,11 +17,12 @@ if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):
 os.execv(sys.argv[1], sys.argv[1:])
 """
 MAP = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)"
-# The keeper with a TPM (cffi), nats-server (Go), and the watchdog's lease (libnftables by ctypes).
+# The keeper with a TPM (cffi), nats-server (Go), the watchdog's lease (libnftables by ctypes), the sensor (inotify by it).
 PROGRAMS = (
     "tests/service/test_keeper_contract.py::TestKeeperProcess::test_a_latch_holds_until_two_operators_release_it",
     "tests/service/test_brokers_facts.py",
     "tests/service/test_watchdog_lease.py::test_it_tells_systemd_that_both_its_loops_live",
+    "tests/unit/test_watchdog_probes.py::test_the_sensor_of_a_box_is_one_process",
 )
 
 
