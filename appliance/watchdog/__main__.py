@@ -30,6 +30,8 @@ _DEFAULT: Final = Choices()
 @click.option("--run", "run_dir", type=click.Path(path_type=Path), default=_DEFAULT.run, help="Folder of the sockets.")
 @click.option("--node", type=click.Path(path_type=Path), default=_DEFAULT.node, help="The node's configuration.")
 @click.option("--pki", type=click.Path(path_type=Path), default=_DEFAULT.pki, help="Folder of certificates.")
+@click.option("--root", type=click.Path(path_type=Path), default=_DEFAULT.root, help="The root of the image.")
+@click.option("--boot-id", type=click.Path(path_type=Path), default=_DEFAULT.boot_id, help="Names this boot.")
 @click.option("--without", multiple=True, help="A probe that does not look, and is not waited for; once for each.")
 @click.option("--user", "users", type=int, multiple=True, help="Who may ask the watchdog; once for each.")
 @click.option("--sensor-user", type=int, default=_DEFAULT.sensor_user, help="Whose process the sensor is.")
@@ -41,6 +43,8 @@ def command(
     run_dir: Path,
     node: Path,
     pki: Path,
+    root: Path,
+    boot_id: Path,
     without: tuple[str, ...],
     users: tuple[int, ...],
     sensor_user: int,
@@ -58,6 +62,8 @@ def command(
         frozenset(without),
         frozenset(users) or _DEFAULT.users,
         sensor_user,
+        root,
+        boot_id,
     )
     trio.run(_run, assemble(choices, KeeperClient(keeper)))
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 import tomllib
@@ -31,7 +30,7 @@ from appliance.watchdog.probes.kernel import KernelProbe
 from appliance.watchdog.probes.ledger import LedgerProbe
 from appliance.watchdog.probes.listeners import ListenersProbe
 from appliance.watchdog.probes.places import Places as ProbePlaces
-from appliance.watchdog.probes.tpm import tpm_probes
+from appliance.watchdog.probes.tpm import IMAGE_SIGNATURES, tpm_probes
 from appliance.watchdog.probing import Probe
 from appliance.watchdog.quarantine.case import Moment
 from appliance.watchdog.quarantine.folder import FOLDER, CaseFolder
@@ -67,6 +66,7 @@ class Choices:
     """Where everything is; the defaults are a box's.
 
     :param element: what stands in the firewall's set while it is open. :param state: the quarantine's own folder.
+    :param root: what image and loader have left is below it. :param boot_id: names this start of the machine.
     :param without: probes that do not look and are not waited for. :param users: who may ask the watchdog.
     """
 
@@ -81,6 +81,7 @@ class Choices:
     users: frozenset[int] = frozenset({ROOT, CONSOLE})
     sensor_user: int = SENSOR_USER
     root: Path = Path("/")
+    boot_id: Path = BOOT_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
         KeeperLock(keeper),
         evidence,
         CaseFolder(choices.state),
-        Moments(zone_of(choices.node), image_of(choices.root / IMAGE.relative_to("/"))).now,
+        Moments(zone_of(choices.node), image_of(choices.root / IMAGE.relative_to("/")), boot_of(choices.boot_id)).now,
         lambda: watchdog.report(),  # noqa: PLW0108 - made below
     )
     quarantine = Quarantine(world)
@@ -127,11 +128,11 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
     def wanted(name: str) -> bool:
         return name not in choices.without
 
-    asking = [
-        probe
-        for probe in tpm_probes(keeper, lambda: quarantine.known, pki=choices.pki, run_dir=choices.run)
-        if wanted(probe.name)
-    ]
+    signatures = choices.root / IMAGE_SIGNATURES.relative_to("/")
+    by_tpm = tpm_probes(
+        keeper, lambda: quarantine.known, pki=choices.pki, run_dir=choices.run, image_signatures=signatures
+    )
+    asking = [probe for probe in by_tpm if wanted(probe.name)]
     blocking: tuple[Probe, ...] = (
         FirewallProbe(),
         KernelProbe(ProbePlaces()),
@@ -154,17 +155,20 @@ class Moments:
 
     zone: ZoneId
     image: str
-    boot_id: str = ""
+    boot_id: str
 
     def now(self) -> Moment:
         """This moment."""
         boottime_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-        return Moment(self.zone, self.boot_id or _boot_id(), time.time_ns() // 1_000_000, boottime_ms, self.image)
+        return Moment(self.zone, self.boot_id, time.time_ns() // 1_000_000, boottime_ms, self.image)
 
 
-@functools.cache
-def _boot_id() -> str:
-    return BOOT_ID.read_text("ascii").strip()
+def boot_of(document: Path) -> str:
+    """Which start of the machine this is. :raises RefusedError: ``bad_input``: nobody says; then nothing opens."""
+    try:
+        return document.read_text("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise RefusedError(Reason.BAD_INPUT, f"{document}: {error}") from error
 
 
 def zone_of(node: Path) -> ZoneId:
