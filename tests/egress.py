@@ -39,6 +39,8 @@ def agent(host, port, pause_s):
                 link.settimeout(0.5)
                 while True:
                     link.sendall(b"x" * 64)
+                    if select.select([link], [], [], 0)[0] and not link.recv(65536):
+                        break
                     time.sleep(pause_s)
         except OSError:
             time.sleep(pause_s)

@@ -22,8 +22,9 @@ from tests.tampering import TAMPERINGS, Ground, Tampering
 from tests.tampering_network import FIREWALL_TAMPERINGS, SOCKET_TAMPERINGS, FirewallTampering, SocketTampering
 from tools.image.hardening.build import DEVICE_RULES, FIREWALL
 
-REPEATED: Final = frozenset({"false_reference", "leased_plant"})
-"""Not timed: the first is of the probe's own making, the second opens the plant's side alone."""
+UNTIMED: Final = frozenset({"false_reference", "leased_plant", "tap", "new_port"})
+"""Of the first the probe makes its like itself; the second opens the plant's side alone; the third cannot be undone by
+who did it; the last is a note. All are tests."""
 
 
 SOCKETS: Final = frozenset({Code.LISTENER_FOREIGN, Code.RAW_SOCKET_FOREIGN})
@@ -69,19 +70,23 @@ def kinds() -> tuple[Kind, ...]:
     """All of them."""
     found = [_of_scene(each) for each in TAMPERINGS if SUSPICIONS[each.code].quarantines]
     found += [_of_rules(each) for each in FIREWALL_TAMPERINGS if _counts(each)]
-    found += [_of_socket(each) for each in SOCKET_TAMPERINGS if SUSPICIONS[each.code].quarantines]
+    found += [_of_socket(each) for each in SOCKET_TAMPERINGS if each.name not in UNTIMED]
     return tuple(found)
 
 
 def _is_told(tampering: Tampering) -> bool:
-    """Whether the kernel tells of it: mounts and watched folders, and what device-mapper says of itself."""
+    """Whether the kernel tells of it: the box's own mounts, folders of units, what device-mapper says of itself.
+
+    The mounts of one service alone, and what generated files say, are asked for.
+    """
     probe = SUSPICIONS[tampering.code].probe
-    watched = tampering.real and probe in {ProbeName.MOUNTS, ProbeName.CONFIGURATION}
+    mounts = probe is ProbeName.MOUNTS and "one service" not in tampering.what
+    watched = tampering.real and (mounts or tampering.code is Code.UNIT_FOREIGN)
     return watched or tampering.code is Code.VERITY_CORRUPT or tampering.what == "another mapping was loaded"
 
 
 def _counts(tampering: FirewallTampering) -> bool:
-    return SUSPICIONS[tampering.code].quarantines and tampering.name not in REPEATED
+    return SUSPICIONS[tampering.code].quarantines and tampering.name not in UNTIMED
 
 
 def _of_scene(tampering: Tampering) -> Kind:
