@@ -17,7 +17,7 @@ if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):
 os.execv(sys.argv[1], sys.argv[1:])
 """
 MAP = "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)"
-# The keeper with a TPM (cffi), nats-server (Go), the watchdog's lease (libnftables by ctypes), the sensor (inotify by it).
+# The keeper with a TPM (cffi), nats-server (Go), the watchdog's lease (libnftables by ctypes), the sensor (inotify).
 PROGRAMS = (
     "tests/service/test_keeper_contract.py::TestKeeperProcess::test_a_latch_holds_until_two_operators_release_it",
     "tests/service/test_brokers_facts.py",

@@ -183,6 +183,20 @@ async def test_readings_arrive_and_a_watchdog_that_starts_again_is_told(tmp_path
         nursery.cancel_scope.cancel()
 
 
+async def test_a_watchdog_that_ends_is_noticed_with_nothing_to_tell(tmp_path: Path) -> None:
+    """The next one is connected to at once, and hears the present state."""
+    path = tmp_path / "readings.sock"
+    telling = Telling(path)
+    await telling.tell(GOOD)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(telling.run)
+        with trio.fail_after(10):
+            for _ in range(2):
+                async with ReadingSocket(path, os.geteuid()) as readings:
+                    assert await anext(readings) == GOOD
+        nursery.cancel_scope.cancel()
+
+
 async def test_suspicions_are_kept_before_what_is_dull(tmp_path: Path) -> None:
     """However long nobody listens."""
     telling = Telling(tmp_path / "readings.sock")

@@ -9,6 +9,7 @@ the present state of everything.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -63,15 +64,28 @@ class Telling:
                 await trio.sleep(AGAIN_S)
                 continue
             try:
-                async with stream:
-                    await self._send_all(stream)
-            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-                self._problem(f"the watchdog does not listen any more ({type(error).__name__})")
-                await trio.sleep(AGAIN_S)
+                async with stream, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._until_closed, stream, nursery.cancel_scope)
+                    nursery.start_soon(self._send_all, stream, nursery.cancel_scope)
             finally:
                 self.connected = False
+            self._problem("the watchdog does not listen any more")
+            await trio.sleep(AGAIN_S)
 
-    async def _send_all(self, stream: trio.SocketStream) -> None:
+    @staticmethod
+    async def _until_closed(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+        """The watchdog says nothing here; when this ends, it is gone."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await stream.receive_some(1)
+        scope.cancel()
+
+    async def _send_all(self, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+        try:
+            await self._sending(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            scope.cancel()
+
+    async def _sending(self, stream: trio.SocketStream) -> None:
         self.connected = True
         self._problem("")
         now = trio.current_time()
