@@ -17,7 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
+import trio
+from tpm2_pytss import ESYS_TR
+
 from appliance.keys.attestation.measurements import Image, Measurements
+from appliance.keys.certificates import Authority
 from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.enrolment.birth import BirthPolicy
 from appliance.keys.folder import PkiFolder
@@ -53,6 +57,7 @@ class TpmBox:
     others: list[SoftwareTpm] = field(default_factory=list)
     latched: bool = False
     wall: Callable[[], float] = time.time
+    made: dict[ProbeName, AsyncProbe] = field(default_factory=dict)
 
     @property
     def pki(self) -> PkiFolder:
@@ -70,7 +75,8 @@ class TpmBox:
             KeyProbe(witness, lambda: self.latched, again_s=0.0),
             ClockProbe(witness, run_dir, lambda: self.wall(), fresh_s=0.0),  # noqa: PLW0108 - set later
         )
-        return {probe.name: probe for probe in found}
+        self.made = {probe.name: probe for probe in found}
+        return self.made
 
     async def stop(self) -> None:
         """End the keeper, so that somebody else may have the TPM."""
@@ -120,20 +126,40 @@ async def new_keeper(site: Site) -> Keeper:
     return keeper
 
 
+@dataclass(frozen=True)
+class Enrolled:
+    """A box that was enrolled once and switched off; copies of it are boxes. Making keys takes the longest."""
+
+    folder: Path
+    hub: Authority
+
+    @classmethod
+    def make(cls, folder: Path) -> Enrolled:
+        """Make it."""
+
+        async def enrol(tcti: str) -> Authority:
+            site = Site(folder / "site", tcti)
+            write_logs(site.folder)
+            keeper = await new_keeper(site)
+            await site.enrol(keeper)
+            await keeper._worker.close()
+            return site.hub_ca
+
+        with software_tpm(folder / "tpm") as tpm:
+            hub = trio.run(enrol, tpm.tcti)
+        return cls(folder, hub)
+
+
 @asynccontextmanager
-async def tpm_box(folder: Path) -> AsyncIterator[TpmBox]:
-    """A box that is enrolled and knows the time; its logs explain its PCRs. Its TPM was started a second time."""
+async def tpm_box(folder: Path, enrolled: Enrolled) -> AsyncIterator[TpmBox]:
+    """A box that is enrolled and knows the time; its logs explain its PCRs. ``tpm-copy`` is its TPM before the boot."""
+    for name in ("tpm", "site"):
+        shutil.copytree(enrolled.folder / name, folder / name)
+    shutil.copytree(folder / "tpm", folder / "tpm-copy")
     with software_tpm(folder / "tpm") as tpm:
-        site = Site(folder / "site", tpm.tcti)
-        write_logs(site.folder)
+        site = Site(folder / "site", tpm.tcti, hub=enrolled.hub)
         box = TpmBox(folder, tpm, site, await new_keeper(site))
         try:
-            await site.enrol(box.keeper)
-            await box.stop()
-            tpm.stop()
-            shutil.copytree(tpm.folder, folder / "tpm-copy")
-            tpm.start()
-            await box.start()
             await site.tell_time(box.keeper)
             yield box
         finally:
@@ -239,13 +265,25 @@ async def reset(box: TpmBox) -> None:
 
 
 async def older_state(box: TpmBox) -> None:
-    """A virtual TPM is put back to a copy of its state, at which it had been started as often."""
+    """A virtual TPM is put back to a copy of its state, at which it had been started as often, after an hour.
+
+    The hour is *simulated*: the owner sets the clock forward, which the probe takes for an hour that it did not look.
+    """
+    await box.root(lambda device: hours_later(device, 1))
+    reading = await box.made[ProbeName.CLOCK].look()
+    assert {seen.code for seen in reading.seen} == {Code.CLOCK_IMPLAUSIBLE}, reading  # boundary time has gone on too
     await box.stop()
     box.tpm.stop()
     shutil.rmtree(box.tpm.folder)
     shutil.copytree(box.folder / "tpm-copy", box.tpm.folder)
     box.tpm.start()
     await box.start()
+
+
+def hours_later(device: Device, hours: int) -> None:
+    """TPM2_ClockSet (part 3, 29.2)."""
+    later = device.clock().clock_ms + hours * 3_600_000
+    device.run("clock_set", lambda: device.esys.clock_set(later, auth=ESYS_TR.OWNER))
 
 
 async def runtime_log_cut(box: TpmBox) -> None:

@@ -21,6 +21,7 @@ from appliance.watchdog.suspicions import Code, ProbeName
 from tests.tampering_tpm import (
     TAMPERINGS,
     WORD,
+    Enrolled,
     TpmTampering,
     extend,
     record,
@@ -34,10 +35,16 @@ from tests.tpm import image_key
 NOTHING: frozenset[Code] = frozenset()
 
 
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Enrolled:
+    """A box that each test has a copy of."""
+    return Enrolled.make(tmp_path_factory.mktemp("enrolled"))
+
+
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda each: each.name)
-async def test_each_is_seen_under_its_own_code(tampering: TpmTampering, tmp_path: Path) -> None:
+async def test_each_is_seen_under_its_own_code(tampering: TpmTampering, tmp_path: Path, enrolled: Enrolled) -> None:
     """Before it nothing is seen, by any of the three; after it its own code, again and again."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         probes = box.probes()
         for probe in probes.values():
             for _ in range(2):
@@ -50,9 +57,9 @@ async def test_each_is_seen_under_its_own_code(tampering: TpmTampering, tmp_path
             assert Reading.parse(reading.render()).seen == reading.seen
 
 
-async def test_what_belongs_to_a_boxs_life_is_no_suspicion(tmp_path: Path) -> None:
+async def test_what_belongs_to_a_boxs_life_is_no_suspicion(tmp_path: Path, enrolled: Enrolled) -> None:
     """A reboot, a keeper that starts anew, a shutdown, a latch of our own, documents that do not know the image."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         probes = box.probes()
 
         async def clean(where: str) -> Reading:
@@ -88,9 +95,9 @@ async def test_what_belongs_to_a_boxs_life_is_no_suspicion(tmp_path: Path) -> No
         assert (await clean("the system goes down")).facts["phase"] == "shutdown"
 
 
-async def test_our_own_latch_is_known(tmp_path: Path) -> None:
+async def test_our_own_latch_is_known(tmp_path: Path, enrolled: Enrolled) -> None:
     """With the watchdog's journal; without it both probes say what they must."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         probes = box.probes()
         await box.keeper.latch(sha256(b"case"))
         box.latched = True
@@ -100,9 +107,9 @@ async def test_our_own_latch_is_known(tmp_path: Path) -> None:
         assert (await seen_by(probes[ProbeName.KEY]))[0] == {Code.KEY_LATCHED}
 
 
-async def test_a_key_that_is_replaced_in_good_order_is_no_suspicion(tmp_path: Path) -> None:
+async def test_a_key_that_is_replaced_in_good_order_is_no_suspicion(tmp_path: Path, enrolled: Enrolled) -> None:
     """The keeper writes the new one down behind the change: here only when the TPM is asked the second time."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         probe = box.probes()[ProbeName.KEY]
         await next(each for each in TAMPERINGS if each.name == "other_key").inject(box)
         real, calls = box.keeper.certify, 0
@@ -119,9 +126,9 @@ async def test_a_key_that_is_replaced_in_good_order_is_no_suspicion(tmp_path: Pa
         assert calls == 2
 
 
-async def test_without_a_tpm_or_a_keeper_nothing_is_seen(tmp_path: Path) -> None:
+async def test_without_a_tpm_or_a_keeper_nothing_is_seen(tmp_path: Path, enrolled: Enrolled) -> None:
     """All three are blind, and say why; nothing is held against the box, and it ends in time."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         probes = box.probes()
         (box.site.folder / "pcrsig.json").write_bytes(b"not signatures")
         reading = await asked(probes[ProbeName.QUOTE])
@@ -148,9 +155,11 @@ async def test_without_a_tpm_or_a_keeper_nothing_is_seen(tmp_path: Path) -> None
             assert (reading.seen, word in reading.blind) == ((), True)
 
 
-async def test_a_box_that_is_not_enrolled_is_measured_by_what_was_seen_first(tmp_path: Path) -> None:
+async def test_a_box_that_is_not_enrolled_is_measured_by_what_was_seen_first(
+    tmp_path: Path, enrolled: Enrolled
+) -> None:
     """In this boot; another TPM is noticed all the same, and so is one after a restart of the watchdog."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         box.pki.enrolled_box.unlink()
         probes = box.probes()
         assert (await seen_by(probes[ProbeName.QUOTE]))[0] == NOTHING
@@ -159,9 +168,9 @@ async def test_a_box_that_is_not_enrolled_is_measured_by_what_was_seen_first(tmp
             assert (await seen_by(probe))[0] == {Code.QUOTE_FOREIGN}
 
 
-async def test_a_reset_is_remembered_by_the_next_watchdog(tmp_path: Path) -> None:
+async def test_a_reset_is_remembered_by_the_next_watchdog(tmp_path: Path, enrolled: Enrolled) -> None:
     """It is killed at once, and another looks; in the next boot it is forgotten."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         assert (await seen_by(box.probes()[ProbeName.CLOCK]))[0] == NOTHING
         await reset(box)
         for _ in range(2):
@@ -169,9 +178,9 @@ async def test_a_reset_is_remembered_by_the_next_watchdog(tmp_path: Path) -> Non
         assert (await seen_by(box.probes("run-of-the-next-boot")[ProbeName.CLOCK]))[0] == NOTHING
 
 
-async def test_a_wall_clock_in_the_past_is_noted(tmp_path: Path) -> None:
+async def test_a_wall_clock_in_the_past_is_noted(tmp_path: Path, enrolled: Enrolled) -> None:
     """And no more than that: it is a note."""
-    async with tpm_box(tmp_path) as box:
+    async with tpm_box(tmp_path, enrolled) as box:
         probe = box.probes()[ProbeName.CLOCK]
         box.wall = lambda: time.time() - 3600
         assert (await seen_by(probe))[0] == {Code.CLOCK_IMPLAUSIBLE}
