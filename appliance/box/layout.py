@@ -256,6 +256,11 @@ class BoxLayout:
         return self.watchdog_run / "names-sets.nft"
 
     @property
+    def watchdog_socket(self) -> Path:
+        """Where the watchdog is asked."""
+        return self.watchdog_run / "watchdog.sock"
+
+    @property
     def watchdog_run(self) -> Path:
         """The folder of the watchdog's sockets, and of what it keeps for this boot."""
         return self.run / "watchdog"

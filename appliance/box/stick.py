@@ -2,8 +2,9 @@
 """``python -m appliance.box.stick``: take what a technician brings on a USB stick, if one is expected. As root.
 
 udev starts it when a stick is put in; the stick has no driver then. Nobody can log in, so what says that one is
-expected is the box's own state, and standing in front of it: it has no site configuration, or it was switched on just
-now, with the stick in it or put in right after. Otherwise the stick gets no driver, and the page says what to do.
+expected is the box's own state, and standing in front of it: it has no site configuration, it is in quarantine, or it
+was switched on just now, with the stick in it or put in right after. Otherwise the stick gets no driver, and the page
+says what to do.
 
 Then systemd loads the driver and mounts the stick's FAT file system read-only; this program reads the files of
 :data:`BROUGHT` from the folder ``bsfg``, up to a size, hands each to its handler, and has all of it taken away again.
@@ -12,6 +13,7 @@ What is brought is judged by the same rules as on any other way; being on a stic
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import time
@@ -19,21 +21,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import trio
 
-from appliance.boundary.errors import BsfgError, UnavailableError
+from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
 from appliance.box.layout import BoxLayout
 from appliance.box.options import layout_of, root_option, run_program
 from appliance.box.site import say_again
 from appliance.keys.enrolment.voucher import Voucher
 from appliance.keys.files import PUBLIC, read_regular, replace_file
+from appliance.keys.release import MAXIMUM_BYTES
 from appliance.node.documents import write_status
 from appliance.site.reading import MOST_BYTES
 from appliance.site.store import Outcome, SiteStore, boottime
+from appliance.watchdog.desk import ask
 
 NAME: Final = "stick"
 FOLDER: Final = "bsfg"
@@ -118,18 +124,49 @@ def take_voucher(layout: BoxLayout, data: bytes, shown: str) -> Result:
     return Result(shown, Came.TAKEN, f"voucher for {voucher.zone}")
 
 
-BROUGHT: Final = (Brought("site.toml", MOST_BYTES, take_site), Brought("voucher.json", 16_384, take_voucher))
+def take_release(layout: BoxLayout, data: bytes, shown: str) -> Result:
+    """A release from quarantine: the watchdog and the TPM judge it. A box that is released counts from its next start.
+
+    One that is left on the stick for a box that is in no quarantine is an old one, and no fault.
+    """
+    try:
+        document = data.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise RefusedError(Reason.BAD_RELEASE, "not ASCII") from error
+    try:
+        trio.run(partial(ask, layout.watchdog_socket, op="release", document=document))
+    except BsfgError as error:
+        if error.reason is not Reason.NOT_QUARANTINED:
+            raise
+        return Result(shown, Came.KNOWN, "the box is in no quarantine, or released already")
+    return Result(shown, Came.TAKEN, "released by two operators", restart=True)
+
+
+BROUGHT: Final = (
+    Brought("site.toml", MOST_BYTES, take_site),
+    Brought("voucher.json", 16_384, take_voucher),
+    Brought("release.json", MAXIMUM_BYTES, take_release),
+)
 """What is looked for, in this order. Nothing else on a stick is read."""
 
 
 def is_expected(layout: BoxLayout, uptime_s: float) -> bool:
     """Whether somebody may bring something now. :param uptime_s: since the box was switched on."""
-    if uptime_s <= AT_START_S:
+    if uptime_s <= AT_START_S or _in_quarantine(layout):
         return True
     try:
         return SiteStore(layout.site).load() is None
     except BsfgError:  # it has one that cannot be read: a new one is what it needs
         return True
+
+
+def _in_quarantine(layout: BoxLayout) -> bool:
+    """By the watchdog's word: then its release is expected."""
+    try:
+        values = json.loads(read_regular(layout.status_document("watchdog"), MOST_BYTES))
+        return bool(values["state"] == "quarantined")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def bring(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from appliance.boundary.names import ZoneId
@@ -22,9 +23,12 @@ from appliance.box.layout import BoxLayout
 from appliance.box.stick import AT_START_S, BROUGHT, DRIVER, MOUNT, Came, StickState
 from appliance.keys.enrolment.voucher import new_voucher
 from appliance.keys.operators import sign
+from appliance.keys.tpm.public import sha256
 from appliance.site.document import DOMAIN, unsigned
 from appliance.site.store import SiteStore
 from tests import sites
+from tests.unit.test_quarantine_ladder import release_of
+from tests.unit.test_watchdog_desk import Box as Watched
 
 LATE = AT_START_S + 1
 UNITS = Path(__file__).resolve().parent.parent.parent / "image/mkosi.extra/usr/lib/systemd/system"
@@ -201,6 +205,43 @@ def test_a_voucher_is_handed_to_enrolment(configured: Machine) -> None:
     assert configured.at.voucher.read_bytes() == good
 
 
+async def test_a_release_is_handed_to_the_watchdog(configured: Machine) -> None:
+    """A box in quarantine expects it at any time; a wrong one is refused by its reason, the right one restarts the box.
+
+    The stick that stays in is then known; and a watchdog that is away is told.
+    """
+    at = configured.at
+    at.watchdog_run.mkdir(parents=True)
+    watched = Watched.make(at.watchdog_run)
+
+    async def put_in() -> dict[str, Any]:
+        return await trio.to_thread.run_sync(configured.put_in, 10 * LATE)
+
+    def tell(state: str) -> None:
+        at.status_document("watchdog").write_text(json.dumps({"state": state}))
+
+    tell("open")
+    configured.write("release.json", b"{}\n")
+    assert (await put_in())["state"] == StickState.IGNORED
+    tell("quarantined")
+    assert (await put_in())["files"][0]["reason"] == Reason.WATCHDOG_UNAVAILABLE
+    async with watched.running():
+        assert (await put_in())["files"][0]["came"] == Came.KNOWN, "it is in no quarantine"
+        watched.watchdog.enter("for the test")
+        await watched.completed()
+        for wrong in (b"{}\n", b"\xff", release_of(2, watched.taker.digest(0), (0,)), release_of(3, sha256(b"?"))):
+            configured.write("release.json", wrong)
+            (entry,) = (await put_in())["files"]
+            assert (entry["came"], entry["reason"], configured.restarted) == (Came.REFUSED, Reason.BAD_RELEASE, False)
+        configured.write("release.json", release_of(2, watched.taker.digest(0)))
+        told = await put_in()
+        assert (told["state"], told["files"][0]["came"]) == (StickState.RESTARTING, Came.TAKEN)
+        assert (configured.restarted, watched.lock.locked, watched.lease.is_dark) == (True, False, True)
+        configured.asked.clear()
+        assert (await put_in())["files"][0]["came"] == Came.KNOWN
+        assert not configured.restarted
+
+
 def large(path: Path) -> None:
     """More than any document has."""
     path.write_bytes(b"#" * (1 << 20))
@@ -220,7 +261,7 @@ def test_what_is_no_file_of_a_fit_size_is_not_read(configured: Machine, name: st
     """And what stands beside it is taken all the same."""
     (configured.stick / "bsfg").mkdir()
     ODD[kind](configured.stick / "bsfg" / name)
-    other = next(each.name for each in BROUGHT if each.name != name)
+    other = next(each.name for each in BROUGHT if each.name not in {name, "release.json"})
     good = new_voucher(ec.generate_private_key(ec.SECP256R1()), ZoneId("plant-a"), "ab" * 32, 2**40).render()
     configured.write(other, good if other == "voucher.json" else sites.signed(2))
     came = {entry["file"].split()[0]: entry["came"] for entry in configured.put_in()["files"]}
@@ -233,7 +274,7 @@ def test_an_empty_stick_says_what_is_missing(configured: Machine) -> None:
     (configured.stick / "site.toml").write_bytes(sites.signed(2))
     told = configured.put_in()
     assert (told["state"], told["files"]) == (StickState.READ, [])
-    assert told["detail"] == "there is no bsfg/site.toml and no bsfg/voucher.json on it"
+    assert told["detail"] == "there is no bsfg/site.toml and no bsfg/voucher.json and no bsfg/release.json on it"
 
 
 @pytest.mark.parametrize("unit", [DRIVER, MOUNT])
