@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from appliance.keys.attestation.measurements import Measurements
 from appliance.keys.keeper.port import Certified
 from appliance.keys.tpm.policy import IMAGE_PCR
 from appliance.keys.tpm.public import sha256
-from appliance.watchdog.probes.clock import Sample, compared
+from appliance.watchdog.probes.clock import CLOCK_FILE, Sample, compared
 from appliance.watchdog.probes.quote import QuoteProbe
 from appliance.watchdog.probing import Reading, asked
 from appliance.watchdog.suspicions import Code, ProbeName
@@ -24,6 +25,7 @@ from tests.tampering_tpm import (
     Enrolled,
     TpmTampering,
     extend,
+    hours_later,
     record,
     reset,
     seen_by,
@@ -186,6 +188,23 @@ async def test_a_wall_clock_in_the_past_is_noted(tmp_path: Path, enrolled: Enrol
         assert (await seen_by(probe))[0] == {Code.CLOCK_IMPLAUSIBLE}
         box.wall = time.time
         assert (await seen_by(probe))[0] == NOTHING
+
+
+async def test_a_clock_that_stands_still_or_is_set_forward(tmp_path: Path, enrolled: Enrolled) -> None:
+    """A real TPM's, against what was written down a minute ago (which is made up here: nobody waits for it)."""
+    async with tpm_box(tmp_path, enrolled) as box:
+        name, path = ProbeName.CLOCK, tmp_path / "run-watchdog" / CLOCK_FILE
+        assert (await seen_by(box.probes()[name]))[0] == NOTHING
+        said = json.loads(path.read_bytes())
+        ago = {**said, "began_ms": said["began_ms"] - MINUTE, "ended_ms": said["ended_ms"] - MINUTE}
+        path.write_text(json.dumps(ago))
+        for _ in range(2):
+            assert (await seen_by(box.probes()[name]))[0] == {Code.TPM_CLOCK_BACK}
+        path.write_text(json.dumps({**ago, "clock_ms": said["clock_ms"] - MINUTE}))
+        assert (await seen_by(box.probes()[name]))[0] == NOTHING
+        path.write_text(json.dumps({**ago, "clock_ms": said["clock_ms"] - MINUTE}))
+        await box.root(lambda device: hours_later(device, 1))
+        assert (await seen_by(box.probes()[name]))[0] == {Code.TPM_CLOCK_AHEAD, Code.CLOCK_IMPLAUSIBLE}
 
 
 MINUTE = 60_000
