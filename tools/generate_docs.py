@@ -458,12 +458,30 @@ def hardening_page() -> Iterator[str]:
     return page.hardening_page(table)
 
 
+def quarantine_page() -> Iterator[str]:
+    """The watchdog's tables. The module is beside this one, so the checkout must be on the path."""
+    sys.path.insert(0, str(PACKAGE.parent))
+    from tools import quarantine_page as made
+
+    return made.quarantine_page(table, member_texts)
+
+
+def quarantine_picture() -> Iterator[str]:
+    """The watchdog's states, drawn."""
+    sys.path.insert(0, str(PACKAGE.parent))
+    from tools import quarantine_page as made
+
+    yield made.picture()
+
+
 PAGES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "config.md": config_page,
     "hardening.md": hardening_page,
     "keys.md": keys_page,
     "limits.md": limits_page,
     "messages.md": messages_page,
+    "quarantine.md": quarantine_page,
+    "quarantine.svg": quarantine_picture,
     "reasons.md": reasons_page,
     "site.md": site_page,
     "transitions.md": transitions_page,
@@ -472,7 +490,8 @@ PAGES: Final[dict[str, Callable[[], Iterator[str]]]] = {
 
 def render(name: str) -> str:
     """The text of a page."""
-    return "\n".join([HEAD, "", *PAGES[name]()]).rstrip() + "\n"
+    head = [HEAD, ""] if name.endswith(".md") else []
+    return "\n".join([*head, *PAGES[name]()]).rstrip() + "\n"
 
 
 def generate(destination: Path) -> None:
