@@ -69,18 +69,12 @@ class Places:
         """Of which a digest is taken; all of them are public, or no secret is in them."""
         names = (
             "var/lib/bsfg/site/site.toml",
+            *(f"var/lib/bsfg/pki/{name}.json" for name in ("denied", "enrolled-box", "measurements")),
             "var/lib/bsfg/pki/hub-ca.pem",
-            "var/lib/bsfg/pki/denied.json",
-            "run/bsfg/config/node.toml",
-            "run/bsfg/config/keeper.toml",
-            "run/bsfg/config/facts.conf",
-            "run/bsfg/config/control.conf",
-            "run/bsfg/config/sets.nft",
-            "run/bsfg/config/operators.pem",
-            "usr/lib/bsfg/image.json",
-            "usr/lib/bsfg/image-key.pem",
-            "usr/lib/bsfg/measurements.json",
-            "usr/lib/bsfg/firewall.nft",
+            *(f"run/bsfg/config/{name}.toml" for name in ("keeper", "node", "site")),
+            *(f"run/bsfg/config/{name}.conf" for name in ("control", "facts")),
+            *(f"run/bsfg/config/{name}" for name in ("listeners.json", "operators.pem", "sets.nft")),
+            *(f"usr/lib/bsfg/{name}" for name in ("firewall.nft", "image-key.pem", "image.json")),
         )
         return {f"/{name}": self.root / name for name in names}
 
