@@ -93,7 +93,7 @@ class ExecutablesProbe:
         view = View(self.name)
         with view.part("processes"):
             system = self._trusted | self._system()
-            found = [process for each in self._listed() if (process := self._process(each)) is not None]
+            found = self._processes(view)
             view.note("processes", len(found))
             for code, judged in (
                 (Code.EXECUTABLE_FOREIGN, [str(each) for each in found if each.file[0] not in system]),
@@ -116,8 +116,20 @@ class ExecutablesProbe:
         root = mountinfo.root_of(mountinfo.read(self._places.mountinfo))
         return frozenset({device_number(root.device)})
 
-    def _listed(self) -> list[Path]:
-        return sorted(each for each in self._places.proc.iterdir() if each.name.isdigit())
+    def _processes(self, view: View) -> list[Process]:
+        """All that can be looked at. One that cannot makes the probe blind, and hides no other."""
+        found, denied = list[Process](), list[str]()
+        for each in sorted(each for each in self._places.proc.iterdir() if each.name.isdigit()):
+            try:
+                process = self._process(each)
+            except PermissionError:
+                denied.append(each.name)
+                continue
+            if process is not None:
+                found.append(process)
+        if denied:
+            view.cannot("processes", f"{' '.join(denied[:_SHOWN])}: Permission denied")
+        return found
 
     def _process(self, at: Path) -> Process | None:
         """``None``: it has ended, or it is a thread of the kernel. :raises OSError: it may not be looked at.
