@@ -99,7 +99,9 @@ class KernelProbe:
     def _loaded(self, view: View) -> None:
         if self._modules is None:
             release = text_of(self._places.proc / "sys/kernel/osrelease")
-            self._modules = modules_of(self._places.usr / "lib/modules" / release)
+            # a sandbox with ProtectKernelModules= hides the folder from this process, and not from the first one
+            root = self._places.proc / str(self._places.init) / "root"
+            self._modules = modules_of(self._places.usr / "lib/modules" / release, root / "usr/lib/modules" / release)
         text = (self._places.proc / "modules").read_text("ascii")
         loaded = [line.split(" ", 1)[0] for line in text.splitlines() if line]
         view.note("modules", len(loaded))
@@ -169,14 +171,18 @@ class KernelProbe:
         """It holds nothing."""
 
 
-def modules_of(folder: Path) -> frozenset[str]:
-    """Names of the modules that lie in a folder of the image. :raises OSError: there are none."""
-    found = {
-        name.split(".", 1)[0].replace("-", "_") for _, _, files in os.walk(folder) for name in files if ".ko" in name
-    }
-    if not found:
-        raise FileNotFoundError(f"no modules in {folder}")
-    return frozenset(found)
+def modules_of(*folders: Path) -> frozenset[str]:
+    """Names of the modules that lie in the first folder that has some. :raises OSError: there are none."""
+    for folder in folders:
+        found = {
+            name.split(".", 1)[0].replace("-", "_")
+            for _, _, files in os.walk(folder)
+            for name in files
+            if ".ko" in name
+        }
+        if found:
+            return frozenset(found)
+    raise FileNotFoundError(f"no modules in {folders[0]}")
 
 
 def settings_of(path: Path) -> dict[str, str]:
