@@ -98,14 +98,20 @@ async def _gather(sources: Sources, gathered: _Gathered, source_s: float) -> Non
         "logs": sources.logs,
         "image": sources.image,
         "files": sources.files,
-        "readings": sources.readings,
         "boot_id": sources.boot_id,
     }
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_one, "journal", sources.journal, gathered, source_s * JOURNAL_FACTOR)
+        nursery.start_soon(_one, "readings", partial(_at_once, sources.readings), gathered, source_s)
         for name, read in blocking.items():
             call = partial(trio.to_thread.run_sync, read, abandon_on_cancel=True)
             nursery.start_soon(_one, name, call, gathered, source_s)
+
+
+async def _at_once(read: Callable[[], Any]) -> Any:
+    """What is in memory, read in the main loop, which is the one that changes it."""
+    await trio.lowlevel.checkpoint()
+    return read()
 
 
 async def _one(name: str, read: Callable[[], Awaitable[Any]], gathered: _Gathered, source_s: float) -> None:

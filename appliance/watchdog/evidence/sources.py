@@ -87,8 +87,8 @@ async def _no_journal() -> Window:
 class Sources:
     """Everything a bundle is made of, but for case, lock and what the keeper says. Each may raise.
 
-    :param readings: the last one of each probe. :param previous: number of the next bundle, and the digest (hex) of
-        the one before. :param wall_ms, boottime_ms: clocks.
+    :param readings: the last one of each probe; in memory, so it is read in the main loop.
+    :param wall_ms, boottime_ms: clocks.
     """
 
     journal: Callable[[], Awaitable[Window]] = _no_journal
