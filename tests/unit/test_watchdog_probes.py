@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -253,6 +254,26 @@ def test_what_a_generator_never_makes_is_foreign_from_the_start(tmp_path: Path) 
     probe = ConfigurationProbe(Places.below(at.root), at.sensor_run, Rendered(at), clock=itertools.count().__next__)
     assert _quiet(probe, 1)
     assert [each.code for each in probe.look().seen] == [Code.UNIT_FOREIGN]
+
+
+def test_pipes_and_links_hold_nobody_up(configured: tuple[BoxLayout, ConfigurationProbe, list[float]]) -> None:
+    """A pipe is read by nobody, a socket by nobody, and a link is no file, wherever it leads."""
+    at, probe, _ = configured
+    units = at.root / "run/systemd/system"
+    units.mkdir(parents=True)
+    os.mkfifo(units / "pipe.service")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(units / "s"))
+    same = at.node_config.read_bytes()
+    at.node_config.rename(at.root / "elsewhere")
+    at.node_config.symlink_to(at.root / "elsewhere")
+    assert same == at.node_config.read_bytes()
+    probe.look()
+    found = {each.code: each.detail for each in probe.look().seen}
+    assert found == {
+        Code.UNIT_FOREIGN: "systemd/system/pipe.service, systemd/system/s",
+        Code.CONFIGURATION_CHANGED: "node.toml differs",
+    }
 
 
 def test_processes_of_a_healthy_box(tree: LaidOut) -> None:

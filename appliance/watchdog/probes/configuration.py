@@ -16,8 +16,10 @@ looked-up names. See ``docs/sensor.md``.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,6 +62,7 @@ NETWORK: Final = "systemd/network"
 _UNIT: Final = "unit "
 _SHOWN: Final = 8
 _LARGE: Final = 1024 * 1024
+_NO_FILE: Final = b"\0no file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +197,17 @@ class ConfigurationProbe:
 
 
 def _content(path: Path) -> bytes | None:
+    """What a file holds; of a pipe, a link or a device, that it is none: somebody laid it there, and it may block."""
     try:
-        with path.open("rb") as file:
-            return file.read(_LARGE)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            return _NO_FILE
+        raise
+    with os.fdopen(file, "rb") as opened:
+        return opened.read(_LARGE) if stat.S_ISREG(os.fstat(file).st_mode) else _NO_FILE
 
 
 def _files(folder: Path) -> list[tuple[str, str]]:
