@@ -26,7 +26,7 @@ from appliance.watchdog.evidence.verifying import verify
 from tests.boxes import OTHER
 from tests.evidence import Quarantined, a_case, quarantined, some_sources
 from tests.keepers import PEOPLE
-from tests.mutants.evidence import Material, Pair, mutants
+from tests.mutants.evidence import Material, Mutant, Pair, mutants
 
 REFUSALS = {Reason.BAD_EVIDENCE, Reason.BAD_DOCUMENT}
 
@@ -82,12 +82,17 @@ def attack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attack]:
         yield Attack(box.box, good, (*own, *foreign), Material(good, pairs, tuple(elsewhere)))
 
 
-def test_no_mutant_is_accepted(attack: Attack) -> None:
+@pytest.fixture(scope="module")
+def found(attack: Attack) -> list[Mutant]:
+    """All mutants; making them takes a while."""
+    return mutants(attack.material)
+
+
+def test_no_mutant_is_accepted(attack: Attack, found: list[Mutant]) -> None:
     """The originals are, in the same run, before and after."""
     verify(*attack.good, attack.box)
     for box, pair in attack.others:
         verify(*pair, box)
-    found = mutants(attack.material)
     kinds, accepted = Counter(mutant.kind for mutant in found), []
     for mutant in found:
         try:
@@ -103,11 +108,13 @@ def test_no_mutant_is_accepted(attack: Attack) -> None:
 
 
 @pytest.mark.parametrize("check", ["_check_moment", "_check_key"])
-def test_without_a_check_some_mutant_is_accepted(attack: Attack, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_check_some_mutant_is_accepted(
+    attack: Attack, found: list[Mutant], check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So each of them is needed, and the mutants reach it."""
     monkeypatch.setattr(verifying, check, lambda *_: None)
     accepted = 0
-    for mutant in mutants(attack.material):
+    for mutant in found:
         if mutant.kind == "seal: other nonce or counter":
             with suppress(BsfgError):
                 verify(mutant.bundle, mutant.seal, attack.box)
