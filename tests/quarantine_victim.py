@@ -27,7 +27,8 @@ from appliance.watchdog.quarantine.case import Moment
 from appliance.watchdog.quarantine.folder import CaseFolder
 from appliance.watchdog.quarantine.keeping import KeeperLock
 from appliance.watchdog.quarantine.resuming import Standing
-from appliance.watchdog.quarantine.runner import Darkness, Quarantine, World
+from appliance.watchdog.quarantine.runner import Quarantine, World
+from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.quarantine.steps import Step
 from appliance.watchdog.suspicions import Code
 

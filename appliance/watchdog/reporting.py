@@ -15,7 +15,8 @@ from appliance.node.documents import problem
 from appliance.watchdog.assessing import Note
 from appliance.watchdog.gate import Verdict
 from appliance.watchdog.quarantine.journal import Done, Journal
-from appliance.watchdog.quarantine.runner import Darkness, Quarantine
+from appliance.watchdog.quarantine.runner import Quarantine
+from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.quarantine.steps import LADDER, ORDER, Step
 from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName
 

@@ -26,7 +26,8 @@ from appliance.watchdog.lease import Blackout, EgressLease, Renewal
 from appliance.watchdog.looking import Look
 from appliance.watchdog.probing import DETAIL_LENGTH, AsyncProbe, Reading, Seen, asked
 from appliance.watchdog.quarantine.resuming import DOUBT
-from appliance.watchdog.quarantine.runner import Darkness, Quarantine
+from appliance.watchdog.quarantine.runner import Quarantine
+from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.reporting import DARK_STATES, State, note_values, problems_of, quarantine_values
 from appliance.watchdog.suspicions import Code, ProbeName
 

@@ -25,7 +25,8 @@ from appliance.watchdog.quarantine.folder import ASIDE, CASE_FILE, JOURNAL_FILE,
 from appliance.watchdog.quarantine.journal import Done, Journal, Phase
 from appliance.watchdog.quarantine.ladder import PAUSES_S, Ladder
 from appliance.watchdog.quarantine.resuming import DOUBT, Answer, Memory, Standing, answer_of, start_of
-from appliance.watchdog.quarantine.runner import Darkness, Quarantine, World
+from appliance.watchdog.quarantine.runner import Quarantine, World
+from appliance.watchdog.quarantine.states import TRANSITIONS, Darkness, Event
 from appliance.watchdog.quarantine.steps import LADDER, ORDER, Step
 from appliance.watchdog.suspicions import Code, ProbeName
 from tests.contracts.quarantine import LockContract, LockWorld
@@ -569,6 +570,27 @@ async def test_only_the_right_release_is_taken(box: FakeBox, autojump_clock: tri
     await until_idle(fresh)
     with pytest.raises(BsfgError, match="over evidence"):
         await fresh.release(release_of(2, evidence))
+
+
+async def test_two_who_bring_the_same_release(box: FakeBox, autojump_clock: trio.testing.MockClock) -> None:
+    """Both are told that it was taken, or that there is nothing to release any more."""
+    quarantine = entered(box)
+    await until_idle(quarantine)
+    document = release_of(2, box.taker.digest(0))
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(quarantine.release, document)
+    assert state_of(quarantine) is Darkness.RELEASED
+
+
+def test_what_the_table_says_is_reached() -> None:
+    """From every state one can get to every other; and out of quarantine leads a release alone, and not at once."""
+    assert {state for state, _ in TRANSITIONS} | set(TRANSITIONS.values()) == set(Darkness)
+    assert {event for _, event in TRANSITIONS} == set(Event)
+    out = {event for (state, event), to in TRANSITIONS.items() if state is Darkness.QUARANTINED and to is not state}
+    assert out == {Event.RELEASE}
+    assert {event for (state, event), to in TRANSITIONS.items() if to is Darkness.NONE} == {Event.OPENS, Event.RESTART}
+    assert (Darkness.QUARANTINED, Event.OPENS) not in TRANSITIONS
 
 
 async def test_a_release_that_cannot_be_written_down_is_an_error(

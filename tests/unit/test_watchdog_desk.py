@@ -26,7 +26,8 @@ from appliance.watchdog.gate import Finding, Gate, Sight
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.case import Moment
 from appliance.watchdog.quarantine.folder import CaseFolder
-from appliance.watchdog.quarantine.runner import Darkness, Quarantine, World
+from appliance.watchdog.quarantine.runner import Quarantine, World
+from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.quarantine.steps import ORDER
 from appliance.watchdog.reporting import State
 from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import trio
@@ -24,10 +23,11 @@ from appliance.watchdog.lease import Blackout
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.case import Case, Moment, open_case
 from appliance.watchdog.quarantine.folder import CaseFolder
-from appliance.watchdog.quarantine.journal import Done, Journal
+from appliance.watchdog.quarantine.journal import Done, Journal, Phase
 from appliance.watchdog.quarantine.ladder import Ladder
 from appliance.watchdog.quarantine.ports import EvidenceTaker, Lock
 from appliance.watchdog.quarantine.resuming import DOUBT, Answer, Standing, Start, answer_of, start_of
+from appliance.watchdog.quarantine.states import TRANSITIONS, Darkness, Event
 from appliance.watchdog.quarantine.steps import Step
 from appliance.watchdog.suspicions import Code
 
@@ -37,17 +37,6 @@ DOUBT_EVERY_S: Final = 1.0
 _LOCKED_BEFORE: Final = "the TPM has it locked, and the disk knows of no quarantine"
 
 _log = logging.getLogger(__name__)
-
-
-class Darkness(StrEnum):
-    """Why the uplink is dark."""
-
-    NONE = "none"
-    QUARANTINED = "quarantined"
-    IN_DOUBT = "in_doubt"
-    """What the disk says of a quarantine cannot be read; the TPM has yet to answer."""
-    RELEASED = "released"
-    """Released; it stays dark until the machine is started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,32 +95,34 @@ class Quarantine:
             case Standing.FREE:
                 return start
             case Standing.IN_DOUBT:
-                self.darkness = Darkness.IN_DOUBT
+                self._move(Event.DAMAGED)
                 self.cut(DOUBT)
             case Standing.AWAITS_RESTART if start.journal:
-                self.darkness, self.case, self.ladder = Darkness.RELEASED, start.case, Ladder(start.journal)
+                self._move(Event.WAITED)
+                self.case, self.ladder = start.case, Ladder(start.journal)
                 self.cut(start.journal.code)
             case Standing.GO_ON if start.journal:
                 self.case, self.ladder = start.case, Ladder(start.journal)
                 self._begin(start.journal.code)
             case _:
-                self.enter(Seen(start.code or Code.QUARANTINE_FORGOTTEN, start.detail), ())
+                self.enter(Seen(start.code or Code.QUARANTINE_FORGOTTEN, start.detail), (), Event.REMEMBERED)
         _log.critical("the box starts in the dark: %s", start.standing)
         self._entered.set()
         return start
 
-    def enter(self, seen: Seen, readings: Iterable[Reading]) -> bool:
+    def enter(self, seen: Seen, readings: Iterable[Reading], event: Event = Event.FINDING) -> bool:
         """Cut the uplink, now, and have the other steps done. From any state but quarantine itself.
 
         Blocking, for the milliseconds that one transaction of the kernel takes.
 
         :param seen: a finding that quarantines. :param readings: the last one of each probe.
+        :param event: what it is to the state machine.
         :return: whether this call did it; else the box was in quarantine, or is released and dark until its restart.
         """
-        if self.darkness in {Darkness.QUARANTINED, Darkness.RELEASED}:
+        if (self.darkness, event) not in TRANSITIONS:
             _log.warning("in quarantine already; besides: %s %s", seen.code, seen.detail)
             return False
-        self.darkness = Darkness.QUARANTINED
+        self._move(event)
         began = self._world.clock()
         self.cut(seen.code)
         took_us = self._us(began)
@@ -153,8 +144,11 @@ class Quarantine:
         self.cut_problem = ""
         return True
 
+    def _move(self, event: Event) -> None:
+        self.darkness = TRANSITIONS[self.darkness, event]
+
     def _begin(self, code: Code) -> None:
-        self.darkness = Darkness.QUARANTINED
+        self._move(Event.REMEMBERED)
         began = self._world.clock()
         self.cut(code)
         self._cut_done(self._us(began))
@@ -187,7 +181,7 @@ class Quarantine:
         if self.darkness is not Darkness.IN_DOUBT:
             return
         if answer is Answer.LOCKED:
-            self.enter(Seen(Code.KEY_LATCHED, _LOCKED_BEFORE), ())
+            self.enter(Seen(Code.KEY_LATCHED, _LOCKED_BEFORE), (), Event.LOCKED)
         elif answer is Answer.FREE:
             await self._world.blocking(self._world.folder.set_aside)
             self._light()
@@ -202,7 +196,7 @@ class Quarantine:
         except BsfgError as error:
             _log.warning("the dark cannot be ended: %s", error)
             return
-        self.darkness = Darkness.NONE
+        self._move(Event.OPENS)
         _log.warning("the files of a quarantine were damaged; the TPM says that there is none")
 
     async def _climb(self) -> None:
@@ -309,11 +303,13 @@ class Quarantine:
         await self._world.lock.release(document)
         at = self._world.moment()
         async with self._writing:
+            if ladder.journal.phase is Phase.RELEASED:  # by somebody who was a moment earlier
+                return
             released = ladder.journal.released(at.boot_id, at.unix_ms)
             try:
                 await self._world.blocking(self._world.folder.keep_journal, released)
             except OSError as error:
                 raise UnavailableError(Reason.DISK_FAILED, f"the release cannot be written down: {error}") from error
             ladder.journal = ladder.journal.released(at.boot_id, at.unix_ms)
-            self.darkness = Darkness.RELEASED
+            self._move(Event.RELEASE)
         _log.critical("the box was released by two operators; it stays dark until it is started again")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ladder into quarantine, as a table: what is done, in which order, and why in this one. Data.
 
-``docs/quarantine.md`` is made from it, and a test compares what the watchdog does with it.
+``docs/reference/quarantine.md`` is made from it, and a test compares what the watchdog does with it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class Rung:
 
 LADDER: Final[Mapping[Step, Rung]] = {
     Step.CUT: Rung(
-        does="the lease ends and the uplink goes dark: one transaction of the kernel, in the task that heard of it",
+        does="the lease ends and the uplink goes dark in one transaction of the kernel, in the task that heard of it; "
+        "then a wall is built beside the firewall",
         why_here="nothing may leave while the rest is done; it needs neither the disk nor the TPM",
         again="an element that stands in a set is put there once more",
-        fails="a wall is built beside a firewall that is not whole; the lease's own thread tries each second, "
+        fails="where the firewall is not whole the wall alone must do; the lease's own thread tries each second, "
         "and the lease ends by itself within five",
         waits=False,
     ),

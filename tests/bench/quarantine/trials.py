@@ -25,7 +25,8 @@ from appliance.watchdog.nft import NftLease
 from appliance.watchdog.probing import Probe
 from appliance.watchdog.quarantine.case import Moment
 from appliance.watchdog.quarantine.folder import CaseFolder
-from appliance.watchdog.quarantine.runner import Darkness, Quarantine, World
+from appliance.watchdog.quarantine.runner import Quarantine, World
+from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.reporting import State
 from appliance.watchdog.sensor.listening import ReadingSocket
 from appliance.watchdog.sensor.runner import Runner
