@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 
+from appliance.watchdog.probes.mount_table import BOX
 from tests.vm.conftest import Bench
 from tests.vm.golden import Golden
 from tests.vm.refusing import PROMPT
@@ -87,6 +89,25 @@ def test_the_status_page_tells_what_is_so(golden: Golden) -> None:
     assert not re.search(r"^ (Wrong|Note|Stopped|Unknown) ", page, re.MULTILINE), page
     assert "boot entry app" in page  # the rest has no room while the image is on trial
     assert "stale" not in page
+
+
+def test_only_what_a_box_mounts_is_mounted(seen: dict[str, Any]) -> None:
+    """What the initrd left included: the table by which the watchdog judges holds all of it."""
+    known = {(each.kind, each.point) for each in BOX}
+    strange = {
+        point: kind
+        for point, (_, kind, _) in seen["mounts"].items()
+        if not any(kind == k and fnmatchcase(point, p) for k, p in known)
+    }
+    assert strange == {}
+
+
+def test_the_watchdog_finds_nothing_and_sees_everything(golden: Golden) -> None:
+    """No probe of a box that works is blind, and none has a suspicion."""
+    watchdog = golden.report["documents"]["watchdog"]
+    assert watchdog["state"] == "open"
+    assert watchdog["problems"] == []
+    assert watchdog.get("notes", []) == []
 
 
 def test_nothing_failed_and_nobody_is_asked(seen: dict[str, Any], golden: Golden) -> None:

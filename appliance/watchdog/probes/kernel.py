@@ -21,6 +21,8 @@ from appliance.watchdog.probing import Reading
 from appliance.watchdog.suspicions import Code, ProbeName
 
 LOCKDOWN: Final = "integrity"
+SHOWN_MODULES: Final = "bsfg/modules"
+"""Below ``/run``: where its unit shows the image's folder of modules, which systemd hides from services."""
 SYSCTL: Final = "lib/sysctl.d/60-bsfg.conf"
 IPE_POLICY: Final = "appliance"
 TAINTS: Final[Mapping[int, str]] = {
@@ -99,9 +101,8 @@ class KernelProbe:
     def _loaded(self, view: View) -> None:
         if self._modules is None:
             release = text_of(self._places.proc / "sys/kernel/osrelease")
-            # a sandbox with ProtectKernelModules= hides the folder from this process, and not from the first one
-            root = self._places.proc / str(self._places.init) / "root"
-            self._modules = modules_of(self._places.usr / "lib/modules" / release, root / "usr/lib/modules" / release)
+            folder = self._places.usr / "lib/modules" / release
+            self._modules = modules_of(folder, self._places.run / SHOWN_MODULES / release)
         text = (self._places.proc / "modules").read_text("ascii")
         loaded = [line.split(" ", 1)[0] for line in text.splitlines() if line]
         view.note("modules", len(loaded))

@@ -23,6 +23,7 @@ from appliance.watchdog.suspicions import Code, ProbeName
 
 SERVICES_EVERY: Final = 5
 """The tables of services are read at one look in so many."""
+PF_KTHREAD: Final = 0x00200000
 _OVERLAYS: Final = frozenset({"overlay", "overlayfs", "fuse.overlayfs", "aufs"})
 
 
@@ -59,6 +60,8 @@ class MountsProbe:
             try:
                 namespace = _namespace(process)
                 if namespace in seen:
+                    continue
+                if is_of_kernel(process):  # one of them makes device files, in a table of its own
                     continue
                 theirs = read(process / "mountinfo")
                 name = (process / "comm").read_text("utf-8", "replace").strip()
@@ -146,6 +149,15 @@ def _device_at(mounts: Iterable[Mount], point: str) -> str:
 
 def _namespace(process: Path) -> str:
     return os.readlink(process / "ns/mnt")
+
+
+def is_of_kernel(process: Path) -> bool:
+    """Whether a process is a thread of the kernel (flags in proc_pid_stat(5)); no program can say that of itself.
+
+    :param process: its folder. :raises OSError: it has ended.
+    """
+    fields = (process / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    return bool(int(fields[6]) & PF_KTHREAD)
 
 
 def table_of(text: str) -> tuple[Allowed, ...]:
