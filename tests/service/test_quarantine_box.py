@@ -350,6 +350,13 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
         stack.enter_context(talking(scene.world.box))
         assert len(silence(tap, 1.0)) > 20, "a healthy box is heard"
 
+        # -- nobody but root and the console may ask for it
+        ask = "import sys, trio; from pathlib import Path; from appliance.watchdog.desk import ask; "
+        ask += "trio.run(lambda: ask(Path(sys.argv[1]), op='enter', reason='x'))"
+        for user in (User.AGENT, User.SENSOR, User.KEEPER):
+            done = box.as_user(user, *box._python[:-1], "-c", ask, box.at.watchdog_run / "watchdog.sock")
+            assert "caller_denied" in done.stderr
+
         # -- in
         began, before = time.time(), len(producer.acknowledged)
         sensor.say(Reading(ProbeName.MOUNTS, (Seen(Code.MOUNT_OVER_SYSTEM, "/usr, by the test"),)))
