@@ -31,7 +31,7 @@ def command(root: Path, **given: Any) -> None:
     layout = layout_of(root)
     places = Places() if layout == BoxLayout() else Places.below(layout.root)
     found = probes(places, layout.sensor_run, Rendered(layout, choices(root, **given)))
-    trio.run(_run, Sensor(found, layout.readings_socket))
+    trio.run(_run, Sensor(found, layout.readings_socket, layout.status))
 
 
 async def _run(sensor: Sensor) -> None:

@@ -246,7 +246,7 @@ def test_every_status_document_has_its_owner_from_the_start() -> None:
     """So that nobody can put one in another's name into the shared folder first."""
     made, at = folders(), BoxLayout()
     documents = {"site": "root", "local": "root", "stick": "root"}
-    documents |= {name: f"bsfg-{name}" for name in ("keeper", "agent", "watchdog", "enrol", "names")}
+    documents |= {name: f"bsfg-{name}" for name in ("keeper", "agent", "watchdog", "sensor", "enrol", "names")}
     documents["names-sets"] = "bsfg-watchdog"
     for name, user in documents.items():
         assert made[str(at.status_document(name))] == ("0640", user, "bsfg")

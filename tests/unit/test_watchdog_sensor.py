@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -258,7 +259,7 @@ class Told(ServiceManager):
 async def test_the_sensor_lives_without_a_watchdog_and_with_one(tmp_path: Path) -> None:
     """It says so to systemd, and is ready when each probe has looked once."""
     told, probe = Told(), Made()
-    sensor = Sensor([probe], tmp_path / "readings.sock", told)
+    sensor = Sensor([probe], tmp_path / "readings.sock", tmp_path, told)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sensor.run)
         with trio.fail_after(10):
@@ -269,5 +270,8 @@ async def test_the_sensor_lives_without_a_watchdog_and_with_one(tmp_path: Path) 
                 probe.reading = BAD
                 while not (await anext(readings)).seen:
                     pass
+            assert sensor.values()["probes"]["kernel"]["seen"] == [{"code": "kexec_loaded", "detail": "1"}]
+            document = json.loads((tmp_path / "sensor.json").read_bytes())
+            assert (document["name"], document["state"], document["problems"]) == ("sensor", "looking", [])
         nursery.cancel_scope.cancel()
     assert probe.closed

@@ -39,7 +39,7 @@ WRITES = {
     },
     "bsfg-stick.service": {"/var/lib/bsfg/site", "/run/bsfg/status"},
     "bsfg-trial.service": {"/var/lib/bsfg/site", "/run/bsfg/status"},
-    "bsfg-sensor.service": {"/run/bsfg/sensor"},
+    "bsfg-sensor.service": {"/run/bsfg/sensor", "/run/bsfg/status"},
     "bsfg-watchdog.service": {"/run/bsfg/status", "/run/bsfg/watchdog", "/var/lib/bsfg/watchdog"},
     "nats-control.service": {"/var/lib/bsfg/control"},
     "nats-facts.service": {"/var/lib/bsfg/facts"},

@@ -54,6 +54,10 @@ class Telling:
             del self._untold[next(dull, 0)]
         self._news.set()
 
+    def last(self) -> list[Reading]:
+        """The last reading of each probe, by its name."""
+        return [reading for _, (_, reading) in sorted(self._last.items())]
+
     async def run(self) -> None:
         """Connect, send, and connect again; until cancelled."""
         while True:
