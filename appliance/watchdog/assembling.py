@@ -25,10 +25,10 @@ from appliance.watchdog.evidence.taking import KeptEvidence
 from appliance.watchdog.looking import AgentLook, KeeperLook
 from appliance.watchdog.nft import LeaseSet, NftLease
 from appliance.watchdog.probes.audit import AuditProbe, KernelAudit
-from appliance.watchdog.probes.firewall import FirewallProbe
+from appliance.watchdog.probes.firewall import FirewallPlaces, FirewallProbe
 from appliance.watchdog.probes.kernel import KernelProbe
 from appliance.watchdog.probes.ledger import LedgerProbe
-from appliance.watchdog.probes.listeners import ListenersProbe
+from appliance.watchdog.probes.listeners import ListenerPlaces, ListenersProbe
 from appliance.watchdog.probes.places import Places as ProbePlaces
 from appliance.watchdog.probes.tpm import IMAGE_SIGNATURES, tpm_probes
 from appliance.watchdog.probing import Probe
@@ -134,9 +134,9 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
     )
     asking = [probe for probe in by_tpm if wanted(probe.name)]
     blocking: tuple[Probe, ...] = (
-        FirewallProbe(),
+        FirewallProbe(FirewallPlaces.below(choices.root)),
         KernelProbe(ProbePlaces()),
-        ListenersProbe(),
+        ListenersProbe(ListenerPlaces.below(choices.root)),
         AuditProbe(KernelAudit, choices.run),
         LedgerProbe(choices.status / "agent.json"),
     )

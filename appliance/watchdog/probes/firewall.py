@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from appliance.boundary.errors import BsfgError, UnavailableError
 from appliance.boundary.reasons import Reason
@@ -58,6 +58,13 @@ class FirewallPlaces:
     rules: Path = Path("/usr/lib/bsfg/firewall.nft")
     devices: Path = Path("/usr/lib/bsfg/firewall-device")
     scripts: tuple[Path, ...] = (Path("/run/bsfg/config/sets.nft"), Path("/run/bsfg/watchdog/names-sets.nft"))
+
+    @classmethod
+    def below(cls, root: Path) -> Self:
+        """The same files below a folder."""
+        found = cls()
+        rules, devices = (root / path.relative_to("/") for path in (found.rules, found.devices))
+        return cls(rules, devices, tuple(root / path.relative_to("/") for path in found.scripts))
 
 
 def _reference(table: str) -> str:

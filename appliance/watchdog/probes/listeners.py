@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from appliance.watchdog.netlink import Netlink, attributes, text
 from appliance.watchdog.probing import Reading, Seen
@@ -58,6 +58,11 @@ class ListenerPlaces:
     net: Path = Path("/proc/thread-self/net")
     allowed: Path = Path("/run/bsfg/config/listeners.json")
     networkd: str = NETWORKD
+
+    @classmethod
+    def below(cls, root: Path) -> Self:
+        """The document below a folder; the kernel's tables are where they are."""
+        return cls(allowed=root / cls().allowed.relative_to("/"))
 
 
 @dataclass(frozen=True, slots=True)
