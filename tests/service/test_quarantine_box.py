@@ -2,8 +2,8 @@
 """A whole box in quarantine and out again: nothing leaves it, local work goes on, and no fact is lost or doubled.
 
 What is real: the box's programs as their users, its keeper on a software TPM, nats-facts, the agent, the firewall of
-the image in the kernel, the watchdog with its probes of TPM and firewall, the hub, and a cable between two network namespaces
-at whose far end every frame is counted.
+the image in the kernel, the watchdog with its probes of TPM and firewall, the hub, and a cable between two network
+namespaces at whose far end every frame is counted.
 
 What is simulated: the boot (its measurements, and that a restart is one: kernel, TPM and processes begin anew), and the
 sensor: the test sends its readings, for a kernel that is tampered with would be this machine's.
