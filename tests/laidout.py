@@ -53,8 +53,8 @@ class LaidOut:
         self.root = root
         self.places = Places.below(root)
         self.kept = root / "run/bsfg/sensor"
-        for folder in (self.kept, root / "run/bsfg/status"):
-            folder.mkdir(parents=True)
+        for made in (self.kept, root / "run/bsfg/status"):
+            made.mkdir(parents=True)
         self._kernel()
         self._firmware()
         self._disks()
