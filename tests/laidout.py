@@ -58,8 +58,8 @@ class LaidOut:
         self._kernel()
         self._firmware()
         self._disks()
-        for folder in ("var", "dev", "sys/bus/usb/devices", "sys/class/hwmon", "usr/lib/systemd/system"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
+        for name in ("var", "dev", "sys/bus/usb/devices", "sys/class/hwmon", "usr/lib/systemd/system"):
+            (root / name).mkdir(parents=True, exist_ok=True)
 
     def put(self, name: str, content: str | bytes | int) -> Path:
         """Write a file, or write it anew."""
