@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -21,6 +22,8 @@ LEASE_S: Final = 5
 RENEW_EVERY_S: Final = 1.0
 PERMIT_S: Final = 3.0
 """How long the main loop's word counts; it gives it each second."""
+CHANGE_S: Final = 0.5
+"""How long who makes the uplink dark waits for who was about to end the dark; then it is done all the same."""
 _JOIN_S: Final = 3.0
 
 _log = logging.getLogger(__name__)
@@ -84,7 +87,8 @@ class Permit:
 
     _until: float = -float("inf")
     forbidden: str | None = None
-    """Why it may never more, in this process: the uplink must be dark."""
+    """Why nothing at all may leave: the uplink must be dark."""
+    _changing: threading.Lock = field(default_factory=threading.Lock)
 
     def give(self, now: float) -> None:
         """It may, for :data:`PERMIT_S` from now (monotonic clock)."""
@@ -99,8 +103,20 @@ class Permit:
         return now < self._until and self.forbidden is None
 
     def forbid(self, why: str | None) -> None:
-        """It may not, and not even what needs no permit may leave. :param why: a code; ``None``: that is over."""
+        """It may not, and not even what needs no permit may leave. Waits for :meth:`unless_forbidden`, for a moment.
+
+        :param why: a code; ``None``: that is over.
+        """
+        waited = self._changing.acquire(timeout=CHANGE_S)
         self._until, self.forbidden = -float("inf"), why
+        if waited:
+            self._changing.release()
+
+    def unless_forbidden(self, work: Callable[[], None]) -> None:
+        """Do something that must not come after the uplink was made dark, and not at all if it is to be."""
+        with self._changing:
+            if self.forbidden is None:
+                work()
 
 
 @dataclass(slots=True)
@@ -112,7 +128,9 @@ class Renewal:
 
     lease: EgressLease
     blackout: Blackout | None = None
-    """Where the uplink must be dark this is seen to each round, for somebody may have loaded the firewall anew."""
+    """Where the uplink must be dark this is seen to each round, for somebody may have loaded the firewall anew. So this
+    thread also ends the dark, once, when a doubt turns out to be none.
+    """
     permit: Permit = field(default_factory=Permit)
     every_s: float = RENEW_EVERY_S
     problem: str = ""
@@ -121,6 +139,7 @@ class Renewal:
     """Whether the last attempt renewed the lease."""
     rounds: int = 0
     _wake: threading.Event = field(default_factory=threading.Event)
+    _darkened: bool = False
     _ends: bool = False
     _thread: threading.Thread | None = None
     _round_at: float = -float("inf")
@@ -158,9 +177,14 @@ class Renewal:
         """Once: renew or close. :param may_speak: ``False``: close, whatever the permit says."""
         wanted = may_speak and self.permit.holds(time.monotonic())
         try:
-            if self.permit.forbidden is not None and self.blackout is not None:
-                self.blackout.dark(self.permit.forbidden)
+            why = self.permit.forbidden
+            if why is not None and self.blackout is not None:
+                self._darkened = True
+                self.blackout.dark(why)
             else:
+                if self._darkened and self.blackout is not None:
+                    self.permit.unless_forbidden(self.blackout.light)
+                    self._darkened = False
                 (self.lease.renew if wanted else self.lease.close)()
             problem = ""
         except BsfgError as error:

@@ -25,7 +25,7 @@ from appliance.watchdog.desk import CALLERS, FIELDS, REQUEST_BYTES, Desk, ask
 from appliance.watchdog.gate import Finding, Gate, Sight
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.case import Moment
-from appliance.watchdog.quarantine.folder import CaseFolder
+from appliance.watchdog.quarantine.folder import JOURNAL_FILE, CaseFolder
 from appliance.watchdog.quarantine.runner import Quarantine, World
 from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.quarantine.steps import ORDER
@@ -181,6 +181,23 @@ async def test_the_sensor_cannot_speak_as_an_operator(box: Box) -> None:
         await box.well()
         await box.until(State.OPEN)
         assert box.watchdog.quarantine.darkness is Darkness.NONE
+
+
+async def test_a_doubt_that_the_tpm_ends_leaves_nothing_dark(box: Box) -> None:
+    """Neither the lease's thread nor the kernel goes on with it; the box opens when everything is proven."""
+    (box.folder / "state" / JOURNAL_FILE).write_bytes(b"damaged")
+    box.lock.absent = 2
+    async with box.running():
+        await box.until(State.IN_DOUBT)
+        assert is_dark(box)
+        assert box.document()["quarantine"]["phase"] == "in_doubt"
+        with trio.fail_after(10):
+            while box.watchdog.quarantine.darkness is not Darkness.NONE:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await box.well()
+        await box.until(State.OPEN)
+        await trio.sleep(0.5)
+        assert (is_dark(box), box.lease.is_open) == (False, True)
 
 
 # -- the desk ----------------------------------------------------------------------------------------------------------

@@ -286,6 +286,48 @@ def test_a_thread_that_is_stuck_is_noticed_and_renews_nothing(lease: FakeLease) 
         renewal.stop()
 
 
+def test_the_thread_keeps_it_dark_and_ends_the_dark_once(lease: FakeLease) -> None:
+    """Whatever somebody else does to it meanwhile; and it never lights what was forbidden a moment before."""
+    renewal = Renewal(lease, lease)
+    renewal.permit.give(time.monotonic())
+    renewal.permit.forbid("in_doubt")
+    for _ in range(2):
+        lease.why = None
+        renewal.round()
+        assert (lease.darkened(), renewal.is_open) == ("in_doubt", False)
+    renewal.permit.forbid(None)
+    renewal.permit.give(time.monotonic())
+    renewal.round()
+    assert (lease.is_dark, renewal.is_open) == (False, True)
+    lease.why = "of another process"
+    renewal.round()
+    assert lease.is_dark, "it ends only what it has kept dark itself"
+    renewal.permit.forbid("kexec_loaded")
+    lit: list[bool] = []
+    renewal.permit.unless_forbidden(lambda: lit.append(True))
+    assert not lit
+
+
+def test_whoever_darkens_waits_for_who_lights(lease: FakeLease) -> None:
+    """So that light never comes after dark; but not for ever, should the kernel not answer."""
+    renewal, order = Renewal(lease, lease), list[str]()
+    lighting, go_on = threading.Event(), threading.Event()
+
+    def light() -> None:
+        lighting.set()
+        go_on.wait(5)
+        order.append("light")
+
+    thread = threading.Thread(target=renewal.permit.unless_forbidden, args=(light,))
+    thread.start()
+    lighting.wait(5)
+    threading.Timer(0.05, go_on.set).start()
+    renewal.permit.forbid("kexec_loaded")
+    order.append("dark")
+    thread.join()
+    assert order == ["light", "dark"]
+
+
 def test_a_lease_that_fails_is_a_problem_and_not_open(lease: FakeLease) -> None:
     """And is tried again."""
     renewal = Renewal(lease)

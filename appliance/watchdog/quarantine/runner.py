@@ -185,7 +185,7 @@ class Quarantine:
         elif answer is Answer.FREE:
             await self._world.blocking(self._world.folder.set_aside)
             self._light()
-        else:
+        if self.darkness is Darkness.IN_DOUBT:
             await trio.sleep(DOUBT_EVERY_S)
 
     def _light(self) -> None:
