@@ -20,9 +20,12 @@ from click.testing import CliRunner, Result
 from appliance.boundary.errors import BsfgError, DeniedError, UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.cli.main import cli
+from appliance.keys.keeper.client import KeeperClient
+from appliance.watchdog.assembling import OF_THE_SENSOR, Choices, assemble
 from appliance.watchdog.assessing import READING_AGE_S, Assessor
 from appliance.watchdog.desk import CALLERS, FIELDS, REQUEST_BYTES, Desk, ask
 from appliance.watchdog.gate import Finding, Gate, Sight
+from appliance.watchdog.probes.places import Places
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.case import Moment
 from appliance.watchdog.quarantine.folder import JOURNAL_FILE, CaseFolder
@@ -30,6 +33,7 @@ from appliance.watchdog.quarantine.runner import Quarantine, World
 from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.quarantine.steps import ORDER
 from appliance.watchdog.reporting import State
+from appliance.watchdog.sensor.sensor import probes
 from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName
 from appliance.watchdog.watchdog import Watchdog
 from tests.fakes.lease import FakeLease
@@ -361,3 +365,25 @@ async def test_the_command_from_end_to_end(box: Box, tmp_path: Path) -> None:
 def test_the_ages_are_of_probes_that_there_are() -> None:
     """So that a box cannot wait for a reading that nobody makes."""
     assert set(READING_AGE_S) <= set(ProbeName)
+
+
+def _not_rendered() -> Any:
+    raise AssertionError("nothing looks here")
+
+
+def test_every_probe_looks_in_one_of_the_two_processes(tmp_path: Path) -> None:
+    """What is expected of the sensor is what it runs; and no probe is forgotten by both, or looked at by both."""
+    (tmp_path / "node.toml").write_text('[node]\nzone = "plant-a"\n')
+    choices = Choices(node=tmp_path / "node.toml", state=tmp_path, run=tmp_path, status=tmp_path, pki=tmp_path)
+    parts = assemble(choices, KeeperClient(tmp_path / "keeper.sock"))
+    made = probes(Places.below(tmp_path), tmp_path, _not_rendered)
+    try:
+        of_the_sensor = {probe.name for probe in made} | {ProbeName.SENSOR}
+        here = [probe.name for probe in parts.local] + [probe.name for probe in parts.watchdog._probes]
+    finally:
+        for probe in (*made, *parts.local):
+            probe.close()
+    assert of_the_sensor == OF_THE_SENSOR
+    assert len(here) == len(set(here))
+    assert of_the_sensor.isdisjoint(here)
+    assert of_the_sensor | set(here) == set(ProbeName) - {ProbeName.OPERATOR} == parts.watchdog.assessor.probes
