@@ -366,6 +366,16 @@ def test_what_cannot_be_read_is_blind_and_not_good(tree: LaidOut) -> None:
     assert VerityProbe(tree.places, SaidByKernel).look().blind
 
 
+def test_a_device_that_cannot_be_read_is_said_at_once(tree: LaidOut) -> None:
+    """Not only when the first round is due; and it is over when it can be."""
+    (tree.root / "dev/dm-0").rename(tree.root / "dev/gone")
+    probe = VerityProbe(tree.places, SaidByKernel)
+    assert "dm-0: No such file or directory" in probe.look().blind
+    (tree.root / "dev/gone").rename(tree.root / "dev/dm-0")
+    assert probe.look().blind == ""
+    probe.close()
+
+
 def test_escapes_in_the_table_of_mounts() -> None:
     """A name with a blank is one name."""
     (mount,) = mounts_of("36 35 98:0 /a\\040b /c\\134d rw,noatime master:1 shared:2 - ext4 /dev/x rw,errors=continue")

@@ -73,6 +73,14 @@ class Scrub:
             self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
             self._thread.start()
 
+    def check(self) -> None:
+        """See whether the device can be opened at all: not only when the first round is due."""
+        try:
+            os.close(os.open(self.device, os.O_RDONLY | os.O_CLOEXEC))
+            self.progress.problem = ""
+        except OSError as error:
+            self.progress.problem = f"{self.device.name}: {error.strerror}"
+
     def soon(self) -> None:
         """Do not wait for the next round's time."""
         self._now.set()

@@ -111,7 +111,10 @@ class VerityProbe:
     def _scrubbing(self, device: str, view: View) -> None:
         if self._scrub is None:
             self._scrub = self._new_scrub(self._places.dev / device)
+            self._scrub.check()
             self._scrub.start()
+        elif self._scrub.progress.problem:
+            self._scrub.check()
         progress = self._scrub.progress
         view.note("scrub", progress.text())
         view.note("scrub_rounds", progress.rounds)
