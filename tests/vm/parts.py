@@ -27,6 +27,7 @@ ROTATING: Final[Mapping[str, int]] = {
     "secure_boot_off": 300,
     "small_memory": 150,
     "swapped_var": 400,
+    "tampered": 420,
     "units_by_smbios": 150,
     "unsigned_uki": 90,
     "wrong_clock": 300,
