@@ -20,7 +20,7 @@ from appliance.dev.offline import OPERATORS, Offline
 from tests.vm.conftest import Bench
 from tools.vm import guest, pace
 from tools.vm.agent import Agent
-from tools.vm.capture import Capture
+from tools.vm.frames import Frames
 from tools.vm.hardware import UPLINK_MAC
 from tools.vm.hub import ZONE, BenchHub
 from tools.vm.images import ROOT
@@ -65,7 +65,7 @@ def test_a_tampered_box_is_dark_until_two_operators_release_it(bench: Bench, con
     hub, box = bench.hub(), bench.box()
     with hub.running():
         capture = bench.folder / "tampered.pcap"
-        with beside(box, hub, "tampered", capture=capture) as journey, Capture(capture, UPLINK_MAC) as frames:
+        with beside(box, hub, "tampered", capture=capture) as journey, Frames(capture, UPLINK_MAC) as frames:
             journey.to_ready()
             before, _ = journey.cross("before")
             dark_at = go_dark(journey, frames, bench.folder)
@@ -76,7 +76,7 @@ def test_a_tampered_box_is_dark_until_two_operators_release_it(bench: Bench, con
             evidence = evidence_of(journey, bench.folder / "evidence")
             journey.machine.kill()
         capture = bench.folder / "again.pcap"
-        with beside(box, hub, "again", capture=capture) as journey, Capture(capture, UPLINK_MAC) as frames:
+        with beside(box, hub, "again", capture=capture) as journey, Frames(capture, UPLINK_MAC) as frames:
             agent = journey.machine.wait_agent()
             guest.wait_documents(agent, quarantined, "it is in quarantine after the power cut", 240)
             kept |= journey.application.stored("still-dark", 30)
@@ -98,7 +98,7 @@ def quarantined(found: guest.Documents) -> bool:
     return guest.state(found, "watchdog") == "quarantined" and bool(steps) and all(step["done"] for step in steps)
 
 
-def go_dark(journey: Journey, frames: Capture, folder: Path) -> float:
+def go_dark(journey: Journey, frames: Frames, folder: Path) -> float:
     """Tamper, and wait until it is dark; from when on no frame may come, by this host's clock (Unix seconds)."""
     agent = journey.machine.agent
     ahead_s = min((_clock(agent) for _ in range(5)), key=lambda pair: pair[1])[0]
