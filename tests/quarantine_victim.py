@@ -24,7 +24,7 @@ from appliance.watchdog.evidence.taking import KeptEvidence
 from appliance.watchdog.nft import NftLease
 from appliance.watchdog.probing import Seen
 from appliance.watchdog.quarantine.case import Moment
-from appliance.watchdog.quarantine.folder import CaseFolder
+from appliance.watchdog.quarantine.folder import JOURNAL_FILE, CaseFolder
 from appliance.watchdog.quarantine.keeping import KeeperLock
 from appliance.watchdog.quarantine.resuming import Standing
 from appliance.watchdog.quarantine.runner import Quarantine, World
@@ -53,27 +53,28 @@ def main(folder: str, keeper: str, boot: str, code: str = "", *dies: str) -> Non
     client = KeeperClient(Path(keeper))
     taker = KeptEvidence(client, Sources(), EvidenceStore(at / "evidence"))
     world = World(NftLease(), KeeperLock(client), taker, CaseFolder(at), moment, tell, step_done=step_done)
-    trio.run(_run, Quarantine(world), code)
+    trio.run(_run, Quarantine(world), code, at / JOURNAL_FILE)
 
 
-async def _run(quarantine: Quarantine, code: str) -> None:
+async def _run(quarantine: Quarantine, code: str, journal: Path) -> None:
     start = quarantine.resume()
     if code and start.standing is Standing.FREE:
         quarantine.enter(Seen(Code(code), "for the test"), ())
     with trio.move_on_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(quarantine.run)
-            while not done(quarantine):  # noqa: ASYNC110 - nothing announces it
+            while not done(quarantine, journal):  # noqa: ASYNC110 - nothing announces it
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
     sys.stdout.write(f"{start.standing}\n")
 
 
-def done(quarantine: Quarantine) -> bool:
-    """Whether nothing is left to be done."""
+def done(quarantine: Quarantine, journal: Path) -> bool:
+    """Whether nothing is left to be done, and that is written down."""
     if quarantine.ladder is None:
         return quarantine.darkness is Darkness.NONE
-    return not quarantine.ladder.journal.missing()
+    known = quarantine.ladder.journal
+    return not known.missing() and journal.exists() and journal.read_bytes() == known.render()
 
 
 if __name__ == "__main__":
