@@ -7,7 +7,7 @@ simulations ?= 10000
 profile ?= cloud
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sim image image-report image-reproduce vm test-vm docs proto lock clean
+.PHONY: help setup demo test lint bench bench-quarantine sim image image-report image-reproduce vm test-vm docs proto lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,10 @@ lint: setup ## Run the linters alone
 
 bench: setup ## Measure the product beside its alternatives, and what keys in a TPM cost
 	@$(python) -m tests.bench
+
+bench-quarantine: setup ## Tamper with a box of network namespaces, and time the last frame that leaves it (an hour; as root)
+	@$(python) -m tests.bench.quarantine $(options)
+	@$(python) -m tests.bench.quarantine.calm
 
 sim: setup ## Run the whole simulation matrix (simulations=N for another number of runs)
 	@$(python) -m tests.sim --runs $(simulations)
