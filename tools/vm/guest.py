@@ -18,7 +18,7 @@ Documents = Mapping[str, Mapping[str, Any]]
 STATUS: Final = "/run/bsfg/status"
 _AGAIN_S: Final = 2.0
 
-NAMES: Final = ("agent", "enrol", "keeper", "local", "names", "names-sets", "site", "stick", "watchdog")
+NAMES: Final = ("agent", "enrol", "keeper", "local", "names", "names-sets", "sensor", "site", "stick", "watchdog")
 """The documents of a box. They are read one by one: a program in the guest that reads them all would take longer, on an
 emulated processor, than what is waited for."""
 
