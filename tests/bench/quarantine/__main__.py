@@ -42,6 +42,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--polled", type=int, default=5, help="trials of each kind that is asked for (5)")
     parser.add_argument("--stops", type=int, default=5, help="times the watchdog is killed, stopped, ended (5 each)")
     parser.add_argument("--only", action="append", default=[], metavar="CODE", help="only kinds with this code")
+    parser.add_argument("--limit", type=float, default=7200, help="seconds after which no trial begins (7200)")
     parser.add_argument("--seed", type=int, default=1, help="of the order and the waits (1)")
     parser.add_argument("--file", type=Path, default=Path("build/quarantine.json"), help="raw figures (%(default)s)")
     parser.add_argument("--plot", type=Path, help="draw the distribution into this SVG file")
@@ -53,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     with tempfile.TemporaryDirectory(prefix="bsfg-quarantine-") as folder, _box(Path(folder)) as (world, order):
         with talking(world.box, (THE_AGENT,)):  # a raw socket of a sender's would be found by the probe of sockets
-            trials = _trials(world, {**order, **_wishes(options), "sockets": True})
+            ends = time.monotonic() + options.limit
+            trials = _trials(world, {**order, **_wishes(options), "sockets": True}, ends)
         with talking(world.box, EVERY_SENDER):
-            trials += _trials(world, {**order, **_wishes(options), "sockets": False})
+            trials += _trials(world, {**order, **_wishes(options), "sockets": False}, ends)
             stopped = [_stop(world, how) for how in STOPS for _ in range(options.stops)]
     options.file.parent.mkdir(parents=True, exist_ok=True)
     return report(trials, stopped, options.file, options.plot)
@@ -85,7 +87,7 @@ def _box(folder: Path) -> Iterator[tuple[World, dict[str, Any]]]:
         world.remove()
 
 
-def _trials(world: World, order: dict[str, Any]) -> list[Trial]:
+def _trials(world: World, order: dict[str, Any], ends: float) -> list[Trial]:
     found: list[Trial] = []
     with _child(world, order) as child:
         assert child.stdout is not None
@@ -95,7 +97,10 @@ def _trials(world: World, order: dict[str, Any]) -> list[Trial]:
             if not last.good or len(found) % 50 == 0:
                 state = "well" if last.good else f"{last.expected}, {last.kind}: {last.problem or last}"
                 print(f"{len(found):5} trials; {state}", file=sys.stderr, flush=True)
-    if child.returncode:
+            if time.monotonic() > ends:
+                child.kill()
+                break
+    if child.returncode and time.monotonic() <= ends:
         raise SystemExit(f"the trials ended with {child.returncode} after {len(found)}")
     return found
 

@@ -77,11 +77,12 @@ def kinds() -> tuple[Kind, ...]:
 def _is_told(tampering: Tampering) -> bool:
     """Whether the kernel tells of it: the box's own mounts, folders of units, what device-mapper says of itself.
 
-    The mounts of one service alone, and what generated files say, are asked for.
+    The mounts of one service alone are asked for, and generated units are looked at twice.
     """
     probe = SUSPICIONS[tampering.code].probe
     mounts = probe is ProbeName.MOUNTS and "one service" not in tampering.what
-    watched = tampering.real and (mounts or tampering.code is Code.UNIT_FOREIGN)
+    units = tampering.code is Code.UNIT_FOREIGN and "generated" not in tampering.what
+    watched = tampering.real and (mounts or units)
     return watched or tampering.code is Code.VERITY_CORRUPT or tampering.what == "another mapping was loaded"
 
 

@@ -169,7 +169,7 @@ async def until(holds: Callable[[], bool], watchdog: Watchdog | None = None) -> 
         while not holds():
             if watchdog is not None:
                 watchdog.round()
-                await trio.sleep(0.02)
+                await trio.sleep(0.2)  # not more often: each round changes the firewall, whose probe waits for a pause
             else:
                 await trio.sleep(0.005)
         return True
