@@ -18,7 +18,9 @@ from tests.vm.golden import Golden
 from tools.image import hardening
 from tools.image.hardening.build import kept_programs
 from tools.image.hardening.data import Area, controls
+from tools.vm import guest
 from tools.vm.images import WORK
+from tools.vm.journey import autonomous
 from tools.vm.machine import Machine
 
 REFUSED = {"EPERM", "EACCES"}
@@ -32,7 +34,7 @@ def box(golden: Golden) -> Iterator[Machine]:
     """A copy of the golden box, running."""
     copy = golden.box.copy(WORK / "runs/test_hardening/box")
     with copy.running("hardening") as machine:
-        machine.wait_agent()
+        guest.wait_documents(machine.wait_agent(), autonomous, "everything has started", 180)
         yield machine
 
 

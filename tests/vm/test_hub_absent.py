@@ -7,13 +7,7 @@ from collections.abc import Callable
 
 from tests.vm.conftest import Bench
 from tools.vm import guest
-from tools.vm.guest import Documents
-from tools.vm.journey import beside, site_accepted, speaking
-
-
-def autonomous(found: Documents) -> bool:
-    """The agent works, and cannot reach its hub."""
-    return site_accepted(found) and found.get("agent", {}).get("mode") == "autonomous"
+from tools.vm.journey import autonomous, beside, speaking
 
 
 def test_local_work_does_not_wait_for_the_hub(bench: Bench, control: Callable[[], None]) -> None:

@@ -16,8 +16,10 @@ import pytest
 from tests.vm import inside
 from tests.vm.golden import Golden
 from tools.image.hardening.sandbox import OURS
+from tools.vm import guest
 from tools.vm.agent import Agent
 from tools.vm.images import WORK
+from tools.vm.journey import autonomous
 
 UNITS = "/usr/lib/systemd/system"
 PLACES = (
@@ -91,7 +93,9 @@ def agent(golden: Golden) -> Iterator[Agent]:
     """A copy of the golden box, running; its agent."""
     copy = golden.box.copy(WORK / "runs/test_sandbox/box")
     with copy.running("sandbox") as machine:
-        yield machine.wait_agent()
+        agent = machine.wait_agent()
+        guest.wait_documents(agent, autonomous, "everything has started", 180)
+        yield agent
 
 
 @pytest.fixture(scope="module")

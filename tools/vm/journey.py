@@ -41,6 +41,11 @@ def enrolled(found: Documents) -> bool:
     return state(found, "enrol") == "enrolled" or state(found, "keeper") == "ready"
 
 
+def autonomous(found: Documents) -> bool:
+    """Whether the box works and cannot reach its hub: everything has started that starts without one."""
+    return site_accepted(found) and found.get("agent", {}).get("mode") == "autonomous"
+
+
 def speaking(found: Documents) -> bool:
     """Whether the watchdog has opened the uplink and the agent exchanges facts with the hub."""
     return state(found, "watchdog") == "open" and found.get("agent", {}).get("mode") == "normal"
