@@ -74,6 +74,8 @@ def _mounts(tree: LaidOut, chance: random.Random) -> None:
     lines = [line for line in MOUNTS.splitlines(keepends=True) if " vfat " not in line or chance.random() < 0.5]
     if chance.random() < 0.5:
         lines.append("70 35 8:17 / /run/bsfg/stick ro,nosuid,nodev,noexec,nosymfollow - vfat /dev/sdb1 ro\n")
+    elif chance.random() < 0.5:
+        lines.append("70 35 8:17 / /run/bsfg/carry rw,nosuid,nodev,noexec,nosymfollow - vfat /dev/sdb1 rw\n")
     for number in range(chance.randrange(4)):
         point = f"/run/credentials/unit-{chance.randrange(100)}.service"
         lines.append(f"{80 + number} 35 0:{90 + number} / {point} ro,nosuid,nodev,noexec - tmpfs tmpfs rw\n")

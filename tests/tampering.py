@@ -559,6 +559,16 @@ TAMPERINGS: Final = (
         "/var runs programs (a box's table)",
         _mounted("/var rw,nosuid,nodev,noexec", "/var rw,nosuid,nodev"),
     ),
+    Tampering(
+        _C.MOUNT_LOOSENED,
+        "a stick that is read can be written (a box's table)",
+        _added("50 24 8:17 / /run/bsfg/stick rw,nosuid,nodev,noexec - vfat /dev/sdb1 rw"),
+    ),
+    Tampering(
+        _C.MOUNT_LOOSENED,
+        "a stick for evidence runs programs (a box's table)",
+        _added("50 24 8:17 / /run/bsfg/carry rw,nosuid,nodev - vfat /dev/sdb1 rw"),
+    ),
     Tampering(_C.MOUNT_FOREIGN, "a stick (a box's table)", _added("50 24 8:17 / /run/stick rw - vfat /dev/sdb1 rw")),
     Tampering(
         _C.MOUNT_FOREIGN, "over the status (a box's table)", _added("50 35 0:99 / /run/bsfg/status rw - tmpfs x rw")

@@ -114,6 +114,11 @@ class BoxLayout:
         return self.run / "stick"
 
     @property
+    def carry(self) -> Path:
+        """Where it is mounted, for as long as it is written: evidence of a quarantine, and nothing else."""
+        return self.run / "carry"
+
+    @property
     def state(self) -> Path:
         """The folder of all that stays; its file system is /var."""
         return self.root / "var/lib/bsfg"
@@ -259,6 +264,11 @@ class BoxLayout:
     def watchdog_socket(self) -> Path:
         """Where the watchdog is asked."""
         return self.watchdog_run / "watchdog.sock"
+
+    @property
+    def outgoing(self) -> Path:
+        """Where the watchdog lays out the evidence that is to be carried away."""
+        return self.watchdog_run / "outgoing"
 
     @property
     def watchdog_run(self) -> Path:

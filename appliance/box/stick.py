@@ -9,6 +9,10 @@ says what to do.
 Then systemd loads the driver and mounts the stick's FAT file system read-only; this program reads the files of
 :data:`BROUGHT` from the folder ``bsfg``, up to a size, hands each to its handler, and has all of it taken away again.
 What is brought is judged by the same rules as on any other way; being on a stick gives it no right.
+
+A box in quarantine also gives something away, if the stick asks for it: its evidence. That is a second step, after the
+stick was read and is mounted no more; systemd mounts it to be written then, and another program does it
+(:mod:`appliance.box.carry`). This one writes onto no stick.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ import trio
 
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
+from appliance.box import carry
+from appliance.box.carry import FOLDER
 from appliance.box.layout import BoxLayout
 from appliance.box.options import layout_of, root_option, run_program
 from appliance.box.site import say_again
@@ -42,12 +48,12 @@ from appliance.site.store import Outcome, SiteStore, boottime
 from appliance.watchdog.desk import ask
 
 NAME: Final = "stick"
-FOLDER: Final = "bsfg"
-"""Of the stick's file system."""
 AT_START_S: Final = 300.0
 """After switching on, a stick is expected for so long."""
 DRIVER: Final = "bsfg-usb.service"
 MOUNT: Final = "run-bsfg-stick.mount"
+CARRY_MOUNT: Final = "run-bsfg-carry.mount"
+CARRY: Final = "bsfg-carry.service"
 SHOWN_S: Final = 15.0
 """How long the page says that the box starts anew, before it does."""
 SYSTEMCTL: Final = "/usr/bin/systemctl"
@@ -69,6 +75,11 @@ class StickState(StrEnum):
     """It may be taken out."""
     RESTARTING = "restarting"
     """Something was taken that counts from the next start on, which comes now."""
+    WRITING = "writing"
+    WRITTEN = "written"
+    """The evidence of a quarantine and the request for release are on it, and it may be taken out."""
+    UNWRITTEN = "unwritten"
+    """It asked for them, and they are not, or not all, on it."""
     FAILED = "failed"
     """It has no file system that is read here, or none at all."""
 
@@ -179,37 +190,82 @@ def bring(
         return
     _say(layout, StickState.READING)
     try:
-        with _mounted(layout, systemctl) as folder:
-            results = [result for each in BROUGHT if (result := _take(layout, folder, each)) is not None]
+        with _driver(systemctl):
+            results, asked = _read(layout, systemctl)
+            restart = any(result.restart for result in results)
+            # What was taken may be what ends the quarantine; if not, the stick is still in after the new start.
+            written = _carry(layout, systemctl, results) if asked and not restart and _in_quarantine(layout) else None
     except UnavailableError as error:
         _log.warning("the USB stick was not read: %s", error.detail)
         _say(layout, StickState.FAILED, detail=error.detail)
         return
-    for result in results:
-        _log.warning("%s: %s %s", result.file, result.came, result.detail)
-    if any(result.restart for result in results):
+    if restart:
         _say(layout, StickState.RESTARTING, results)
         sleep(SHOWN_S)
         systemctl("--no-block", "reboot")
-    else:
+    elif written is None:
         _say(layout, StickState.READ, results)
+    else:
+        _say(layout, written.state, results, written.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What came of writing. :param detail: for people."""
+
+    state: StickState
+    detail: str
 
 
 @contextmanager
-def _mounted(layout: BoxLayout, systemctl: Systemctl) -> Iterator[Path]:
-    """The folder of the stick that is ours, for as long as it is read; afterwards there is no driver again.
+def _driver(systemctl: Systemctl) -> Iterator[None]:
+    """A stick has its driver for as long as this lasts. :raises UnavailableError: ``bad_stick``."""
+    try:
+        if not systemctl("start", DRIVER):
+            raise UnavailableError(Reason.BAD_STICK, "this box has no driver for USB sticks")
+        yield
+    finally:
+        systemctl("stop", MOUNT)
+        systemctl("stop", DRIVER)
+
+
+def _read(layout: BoxLayout, systemctl: Systemctl) -> tuple[list[Result], bool]:
+    """What came of its files, and whether it asks for evidence; it is mounted no more.
 
     :raises UnavailableError: ``bad_stick``.
     """
     try:
-        if not systemctl("start", DRIVER):
-            raise UnavailableError(Reason.BAD_STICK, "this box has no driver for USB sticks")
         if not systemctl("start", MOUNT):
             raise UnavailableError(Reason.BAD_STICK, "it has no FAT file system, or cannot be read")
-        yield layout.stick / FOLDER
+        folder = layout.stick / FOLDER
+        results = [result for each in BROUGHT if (result := _take(layout, folder, each)) is not None]
+        for result in results:
+            _log.warning("%s: %s %s", result.file, result.came, result.detail)
+        return results, carry.is_asked(folder)
     finally:
         systemctl("stop", MOUNT)
-        systemctl("stop", DRIVER)
+
+
+def _carry(layout: BoxLayout, systemctl: Systemctl, results: list[Result]) -> Written:
+    """Have the evidence written. Only when it is mounted no more, everything is said to be on it."""
+    _say(layout, StickState.WRITING, results)
+    write_status(
+        layout.status, carry.NAME, {"state": "begun", "detail": "it took too long, or was taken out too early"}
+    )
+    done = False
+    try:
+        if not systemctl("start", CARRY_MOUNT):
+            written = Written(StickState.UNWRITTEN, "it is write-protected or damaged: use another one")
+            _log.warning("evidence: %s", written.detail)
+            return written
+        done = systemctl("start", CARRY)
+    finally:
+        away = systemctl("stop", CARRY_MOUNT)
+    if done and not away:
+        return Written(StickState.UNWRITTEN, "it was not let go of: put it in again")
+    written = Written(StickState.WRITTEN if done else StickState.UNWRITTEN, carry.said(layout))
+    _log.warning("evidence: %s: %s", written.state, written.detail)
+    return written
 
 
 def _take(layout: BoxLayout, folder: Path, brought: Brought) -> Result | None:
@@ -233,6 +289,8 @@ def _say(layout: BoxLayout, state: StickState, results: list[Result] | None = No
     told = "; ".join(f"{each.file}: {each.came} {each.detail}".strip() for each in results or ())
     if state is StickState.READ and not files:
         told = f"there is no {' and no '.join(f'{FOLDER}/{each.name}' for each in BROUGHT)} on it"
+        if _in_quarantine(layout):
+            told = f"{told}; to fetch the evidence, put an empty file {FOLDER}/{carry.ASKS[0]} on it"
     write_status(layout.status, NAME, {"state": state, "files": files, "detail": detail or told})
 
 

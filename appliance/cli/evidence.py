@@ -148,25 +148,13 @@ def _copy(path: Path, data: bytes) -> bool:
 
     :raises RefusedError: ``bad_input``: another file has its name.
     """
-    import os
-
-    from appliance.keys.files import sync_folder
+    from appliance.keys.files import add_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() or path.is_symlink():
-        if path.is_symlink() or path.read_bytes() != data:
-            raise RefusedError(Reason.BAD_INPUT, f"{path} is there and is another file; it is not written over")
-        return False
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)  # sticks have file systems without hard links
-    sync_folder(path.parent)
-    return True
+    try:
+        return add_file(path, data)
+    except FileExistsError as error:
+        raise RefusedError(Reason.BAD_INPUT, f"{path} is there and is another file; it is not written over") from error
 
 
 def _read(path: Path) -> bytes:

@@ -102,6 +102,9 @@ class Sign(StrEnum):
     STICK_READING = "stick_reading"
     STICK_READ = "stick_read"
     STICK_RESTARTING = "stick_restarting"
+    STICK_WRITING = "stick_writing"
+    STICK_WRITTEN = "stick_written"
+    STICK_UNWRITTEN = "stick_unwritten"
     STICK_FAILED = "stick_failed"
 
 

@@ -26,7 +26,7 @@ MAX_BYTES: Final = 1 << 18
 MAX_DOCUMENTS: Final = 32
 MAX_ITEMS: Final = 64
 MAX_TEXT: Final = 400
-ONCE: Final = frozenset({"site", "local", "names-sets", "stick"})
+ONCE: Final = frozenset({"site", "local", "names-sets", "stick", "carry"})
 """Documents that are written at boot and when something changes: they do not age."""
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _LARGEST: Final = 1 << 62

@@ -237,6 +237,9 @@ STICK_SIGNS: Final[dict[str, Sign]] = {
     "reading": Sign.STICK_READING,
     "read": Sign.STICK_READ,
     "restarting": Sign.STICK_RESTARTING,
+    "writing": Sign.STICK_WRITING,
+    "written": Sign.STICK_WRITTEN,
+    "unwritten": Sign.STICK_UNWRITTEN,
     "failed": Sign.STICK_FAILED,
 }
 

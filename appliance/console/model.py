@@ -265,7 +265,7 @@ def assemble(documents: Mapping[str, Document], *, now_unix_s: float, uptime_s: 
         return documents.get(name, Document(name))
 
     node = next((name for name in NODES if documents.get(name, Document(name)).state is not DocState.MISSING), NODES[0])
-    known = {"site", "keeper", "watchdog", "enrol", "stick", node}
+    known = {"site", "keeper", "watchdog", "enrol", "stick", "carry", node}
     return Box(
         now_unix_s,
         uptime_s,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -84,6 +85,51 @@ def read_regular(path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise ValueError(f"more than {limit} bytes")
     return content
+
+
+def is_there(path: Path, data: bytes) -> bool:
+    """Whether a file is there, with this content and no other; no link is followed.
+
+    :raises FileExistsError: something else has its name. :raises OSError: as the operating system says.
+    """
+    try:
+        if read_regular(path, len(data)) == data:
+            return True
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        pass
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:
+            raise
+    raise FileExistsError(errno.EEXIST, "another file has that name", str(path))
+
+
+def add_file(path: Path, data: bytes) -> bool:
+    """Write a new file, durably, that is whole or not there; whether it was not there before. It replaces none.
+
+    For one writer at a time, and for file systems without hard links, as sticks have them. What an earlier call
+    began under the name ``.<name>.partial`` is begun anew.
+
+    :raises FileExistsError: another file has its name. :raises OSError: as the operating system says.
+    """
+    if is_there(path, data):
+        return False
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PUBLIC)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return True
 
 
 def sync_folder(folder: Path) -> None:

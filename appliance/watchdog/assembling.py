@@ -19,6 +19,8 @@ from appliance.keys.keeper.port import KeeperPort
 from appliance.keys.time_store import BOOT_ID
 from appliance.watchdog.assessing import Assessor
 from appliance.watchdog.desk import SOCKET, Desk
+from appliance.watchdog.evidence.outgoing import FOLDER as OUTGOING
+from appliance.watchdog.evidence.outgoing import Outgoing
 from appliance.watchdog.evidence.sources import Places, sources_of
 from appliance.watchdog.evidence.store import EvidenceStore
 from appliance.watchdog.evidence.taking import KeptEvidence
@@ -113,7 +115,8 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
     """
     place = LeaseSet(element=choices.element)
     sources = sources_of(Places(choices.root), lambda: assessor.readings())  # noqa: PLW0108 - made below
-    evidence = KeptEvidence(keeper, sources, EvidenceStore(choices.state / EVIDENCE))
+    store = EvidenceStore(choices.state / EVIDENCE)
+    evidence = KeptEvidence(keeper, sources, store)
     evidence.prepare()
     world = World(
         NftLease(place),
@@ -146,7 +149,9 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
     looks = (KeeperLook(keeper), AgentLook(choices.status / "agent.json"))
     lease = NftLease(place)
     watchdog = Watchdog(lease, lease, quarantine, looks, choices.status, assessor, asking)
-    return Parts(watchdog, Desk(watchdog, choices.run / SOCKET.name, choices.users), tuple(local), choices)
+    outgoing = Outgoing(keeper, store, choices.run / OUTGOING)
+    desk = Desk(watchdog, choices.run / SOCKET.name, choices.users, outgoing.lay_out)
+    return Parts(watchdog, desk, tuple(local), choices)
 
 
 @dataclass(frozen=True, slots=True)

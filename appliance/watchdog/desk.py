@@ -12,6 +12,7 @@ operators' signatures.
 ``status``                   what the status document says
 ``enter``  ``reason``        the same, when the uplink is dark
 ``release`` ``document``     the same, when the TPM took the release; it stays dark until a restart
+``evidence``                 the same, when the evidence of this quarantine is laid out to be carried away
 ========== ================= =============================================================
 """
 
@@ -32,7 +33,9 @@ from appliance.boundary.errors import BsfgError, DeniedError, RefusedError, Unav
 from appliance.boundary.reasons import Reason
 from appliance.keys.keeper.server import address_of, listening
 from appliance.keys.release import MAXIMUM_BYTES
+from appliance.keys.tpm.public import Digest
 from appliance.watchdog.quarantine.runner import Quarantine
+from appliance.watchdog.quarantine.states import Darkness
 
 SOCKET: Final = Path("/run/bsfg/watchdog/watchdog.sock")
 REQUEST_BYTES: Final = 4 * MAXIMUM_BYTES
@@ -64,10 +67,20 @@ class Served(Protocol):
 
 
 class Desk:
-    """Serves a watchdog. :param users: whose processes may ask; everybody else is sent away."""
+    """Serves a watchdog.
 
-    def __init__(self, watchdog: Served, path: Path, users: frozenset[int]) -> None:
-        self._watchdog, self._path, self._users = watchdog, path, users
+    :param users: whose processes may ask; everybody else is sent away.
+    :param lay_out: lays evidence out (:class:`appliance.watchdog.evidence.outgoing.Outgoing`); ``None``: nobody does.
+    """
+
+    def __init__(
+        self,
+        watchdog: Served,
+        path: Path,
+        users: frozenset[int],
+        lay_out: Callable[[Digest], Awaitable[None]] | None = None,
+    ) -> None:
+        self._watchdog, self._path, self._users, self._lay_out = watchdog, path, users, lay_out
         self._callers = 0
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -144,12 +157,27 @@ class Desk:
             raise RefusedError(Reason.BAD_RELEASE, "not ASCII") from error
         await self._watchdog.quarantine.release(document)
 
+    async def _evidence(self, _request: Mapping[str, str], _uid: int) -> None:
+        quarantine = self._watchdog.quarantine
+        if quarantine.darkness is not Darkness.QUARANTINED or quarantine.ladder is None:
+            raise RefusedError(Reason.NOT_QUARANTINED)
+        evidence = quarantine.ladder.journal.evidence
+        if evidence is None or self._lay_out is None:
+            raise UnavailableError(Reason.NOT_READY, "the evidence is not gathered yet")
+        await self._lay_out(evidence)
 
-_OPERATIONS: Final[Mapping[str, Any]] = {"status": Desk._status, "enter": Desk._enter, "release": Desk._release}
+
+_OPERATIONS: Final[Mapping[str, Any]] = {
+    "status": Desk._status,
+    "enter": Desk._enter,
+    "release": Desk._release,
+    "evidence": Desk._evidence,
+}
 FIELDS: Final[Mapping[str, frozenset[str]]] = {
     "status": frozenset({"op"}),
     "enter": frozenset({"op", "reason"}),
     "release": frozenset({"op", "document"}),
+    "evidence": frozenset({"op"}),
 }
 """What each request consists of; all of it is text."""
 

@@ -15,12 +15,13 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from appliance.boundary.errors import BsfgError
 from appliance.boundary.names import ZoneId
 from appliance.boundary.reasons import Reason
-from appliance.box import site, stick
+from appliance.box import carry, site, stick
 from appliance.box.applying import Applying
 from appliance.box.layout import BoxLayout
-from appliance.box.stick import AT_START_S, BROUGHT, DRIVER, MOUNT, Came, StickState
+from appliance.box.stick import AT_START_S, BROUGHT, CARRY, CARRY_MOUNT, DRIVER, MOUNT, Came, StickState
 from appliance.keys.enrolment.voucher import new_voucher
 from appliance.keys.operators import sign
 from appliance.keys.tpm.public import sha256
@@ -57,6 +58,22 @@ class Machine:
             self.at.stick.symlink_to(self.stick)
         elif unit == MOUNT:
             self.at.stick.unlink(missing_ok=True)
+        elif unit == CARRY_MOUNT and verb == "start":
+            assert self.has_driver
+            assert not self.at.stick.exists(), "it is read and written one after the other"
+            self.at.carry.symlink_to(self.stick)
+        elif unit == CARRY_MOUNT:
+            self.at.carry.unlink(missing_ok=True)
+        elif unit == CARRY:
+            return self._carry()
+        return True
+
+    def _carry(self) -> bool:
+        """The other program."""
+        try:
+            carry.run(self.at)
+        except BsfgError:
+            return False
         return True
 
     def put_in(self, uptime_s: float = 60.0) -> dict[str, Any]:
@@ -64,6 +81,7 @@ class Machine:
         stick.bring(self.at, self.systemctl, uptime_s, lambda _: None)
         assert not self.has_driver
         assert not self.at.stick.exists()
+        assert not self.at.carry.is_symlink()
         return document(self.at, "stick")
 
     @property

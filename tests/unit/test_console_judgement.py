@@ -128,7 +128,7 @@ def test_codes_are_unambiguous() -> None:
     assert set(ranked) <= set(EVERY_CODE)
     assert set(Sign) - set(ranked) == {Sign.DISK_FILLS, Sign.PLANT_NO_CABLE, Sign.SOFTWARE_TPM, Sign.CLOCK_DIFFERS,
                                        Sign.SITE_ON_TRIAL, Sign.STICK_IGNORED, Sign.STICK_READING, Sign.STICK_READ,
-                                       Sign.STICK_RESTARTING}  # fmt: skip
+                                       Sign.STICK_RESTARTING, Sign.STICK_WRITING, Sign.STICK_WRITTEN}  # fmt: skip
     assert rank_of("of_the_future") is Rank.CROSSING
     told = load().finding("of_the_future")
     assert "of_the_future" in told.what

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.box import stick
 from appliance.box.layout import GROUP_NAME, STATUS_GROUP, TPM_DEVICE, BoxLayout, User
 from appliance.watchdog.assembling import READINGS, Choices
 from appliance.watchdog.sensor import listening
@@ -147,7 +148,8 @@ def test_everything_of_ours_is_started() -> None:
     services = {path.name for path in own_units() if path.suffix == ".service"}
     by_device = set(re.findall(r'SYSTEMD_WANTS}\+="(bsfg-\w+\.service)"', devices))
     assert by_device == {"bsfg-stick.service"}
-    assert services <= wanted | by_path | by_device | installer
+    by_stick = {stick.CARRY}
+    assert services <= wanted | by_path | by_device | by_stick | installer
     assert {path.name for path in own_units() if path.suffix == ".path"} <= wanted
     assert "enable bsfg.target" in (EXTRA / "usr/lib/systemd/system-preset/20-bsfg.preset").read_text()
 
@@ -245,7 +247,7 @@ def test_every_folder_of_the_layout_is_made() -> None:
 def test_every_status_document_has_its_owner_from_the_start() -> None:
     """So that nobody can put one in another's name into the shared folder first."""
     made, at = folders(), BoxLayout()
-    documents = {"site": "root", "local": "root", "stick": "root"}
+    documents = {"site": "root", "local": "root", "stick": "root", "carry": "root"}
     documents |= {name: f"bsfg-{name}" for name in ("keeper", "agent", "watchdog", "sensor", "enrol", "names")}
     documents["names-sets"] = "bsfg-watchdog"
     for name, user in documents.items():

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from appliance.boundary.errors import BsfgError, DeniedError, UnavailableError
 from appliance.boundary.names import ZoneId
 from appliance.cli.main import cli
 from appliance.keys.keeper.client import KeeperClient
+from appliance.keys.tpm.public import Digest
 from appliance.watchdog.assembling import OF_THE_SENSOR, Choices, assemble
 from appliance.watchdog.assessing import READING_AGE_S, Assessor
 from appliance.watchdog.desk import CALLERS, FIELDS, REQUEST_BYTES, Desk, ask
@@ -29,6 +30,7 @@ from appliance.watchdog.probes.places import Places
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.case import Moment
 from appliance.watchdog.quarantine.folder import JOURNAL_FILE, CaseFolder
+from appliance.watchdog.quarantine.ports import EvidenceTaker
 from appliance.watchdog.quarantine.runner import Quarantine, World
 from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.quarantine.steps import ORDER
@@ -40,6 +42,7 @@ from tests.fakes.lease import FakeLease
 from tests.fakes.quarantine import FakeLock, FakeTaker
 from tests.unit.test_quarantine_ladder import POLICY, release_of
 
+LayOut = Callable[[Digest], Awaitable[None]]
 PROBES = frozenset({ProbeName.KERNEL, ProbeName.DISK, ProbeName.SENSOR})
 
 
@@ -61,9 +64,10 @@ class Box:
         return self.folder / "watchdog.sock"
 
     @classmethod
-    def make(cls, folder: Path) -> Box:
-        """Nothing is known of it yet."""
-        lease, lock, taker = FakeLease(time.monotonic), FakeLock(POLICY), FakeTaker()
+    def make(cls, folder: Path, lock: FakeLock | None = None, real: EvidenceTaker | None = None) -> Box:
+        """Nothing is known of it yet. :param real: takes the evidence in the fake's place."""
+        lease, taker = FakeLease(time.monotonic), FakeTaker()
+        lock = lock or FakeLock(POLICY)
         (folder / "state").mkdir(exist_ok=True)
         (folder / "status").mkdir(exist_ok=True)
 
@@ -73,7 +77,7 @@ class Box:
         def moment() -> Moment:
             return Moment(ZoneId("plant-a"), "boot-1", time.time_ns() // 1_000_000, 5, "1")
 
-        quarantine = Quarantine(World(lease, lock, taker, CaseFolder(folder / "state"), moment, tell))
+        quarantine = Quarantine(World(lease, lock, real or taker, CaseFolder(folder / "state"), moment, tell))
         assessor = Assessor(PROBES, Gate({"keeper": 30.0}))
         watchdog = Watchdog(lease, lease, quarantine, (), folder / "status", assessor)
         return cls(folder, watchdog, lease, lock, taker, *trio.open_memory_channel[Reading](64))
@@ -90,11 +94,13 @@ class Box:
         return document
 
     @asynccontextmanager
-    async def running(self, users: frozenset[int] = frozenset({os.getuid()})) -> AsyncIterator[None]:
+    async def running(
+        self, users: frozenset[int] = frozenset({os.getuid()}), lay_out: LayOut | None = None
+    ) -> AsyncIterator[None]:
         """Its process."""
         async with trio.open_nursery() as nursery:
             self.watchdog.begin()
-            await nursery.start(Desk(self.watchdog, self.socket, users).run)
+            await nursery.start(Desk(self.watchdog, self.socket, users, lay_out).run)
             nursery.start_soon(self.watchdog.run, self.heard)
             yield
             nursery.cancel_scope.cancel()
@@ -283,7 +289,7 @@ async def test_what_is_no_request_is_refused(box: Box) -> None:
                     await trio.sleep(0.01)
                 else:
                     break
-    assert set(FIELDS) == {"status", "enter", "release"}
+    assert set(FIELDS) == {"status", "enter", "release", "evidence"}
 
 
 async def test_a_watchdog_that_is_not_there(tmp_path: Path) -> None:

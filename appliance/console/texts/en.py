@@ -180,6 +180,17 @@ FINDINGS: Final[dict[str, FindingText]] = {
     Sign.STICK_READING: _F("the USB stick is being read", "Leave it in for a minute."),
     Sign.STICK_READ: _F("the USB stick was read", "Take it out."),
     Sign.STICK_RESTARTING: _F("what the USB stick brought was taken; the box starts anew", "Leave the box alone."),
+    Sign.STICK_WRITING: _F(
+        "the evidence of the quarantine is being written onto the USB stick",
+        "Leave it in until this page says otherwise.",
+    ),
+    Sign.STICK_WRITTEN: _F(
+        "the evidence of the quarantine is on the USB stick", "Take it out, and bring it to the operators."
+    ),
+    Sign.STICK_UNWRITTEN: _F(
+        "the evidence of the quarantine is not, or not all, on the USB stick",
+        "Take it out and put it in again, or use another one; what is missing is added.",
+    ),
     Sign.STICK_FAILED: _F(
         "the USB stick cannot be read", "Use a stick with one FAT file system; the file goes into its folder bsfg."
     ),

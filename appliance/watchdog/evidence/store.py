@@ -4,6 +4,7 @@
 =============================== ==================================================================================
 ``0001-<digest>.evidence.json`` a bundle; the digest is the first 16 digits of its SHA-256
 ``0001-<digest>.seal.json``     its seal, durable before the bundle: a bundle that is there has one
+``0001-<digest>.request.json``  the request for release that was made with it, if any was
 ``reserve``                     room for the next bundle, given back when the disk is full
 =============================== ==================================================================================
 
@@ -43,6 +44,11 @@ class Kept:
     short: str
     bundle: Path
     seal: Path
+
+    @property
+    def request(self) -> Path:
+        """Where a request for release is kept beside it."""
+        return self.seal.with_name(self.seal.name.replace(".seal.json", ".request.json"))
 
     def read(self) -> tuple[bytes, bytes]:
         """Bundle and seal. :raises OSError: they cannot be read. :raises RefusedError: ``bad_evidence``: damaged."""
@@ -151,3 +157,4 @@ class EvidenceStore:
         for each in self.all()[: -self._kept]:
             each.bundle.unlink(missing_ok=True)
             each.seal.unlink(missing_ok=True)
+            each.request.unlink(missing_ok=True)

@@ -43,6 +43,8 @@ BOX: Final = (
     Allowed("/etc/machine-id", "tmpfs", frozenset({"ro"}), "/machine-id"),
     Allowed("/proc", "proc", _NOTHING),
     Allowed("/run", "tmpfs", _DATA),
+    # A stick that evidence is written onto: in a place of its own, so that the one that is read stays read-only.
+    Allowed("/run/bsfg/carry", "vfat", _NOTHING),
     Allowed("/run/bsfg/stick", "vfat", _NOTHING | {"ro"}),
     Allowed("/run/credentials/*.service", "ramfs", _NOTHING),
     Allowed("/run/credentials/*.service", "tmpfs", _NOTHING),

@@ -16,6 +16,7 @@ from tools.image.hardening.data import Control
 OURS: Final = (
     "bsfg-agent.service",
     "bsfg-audit.service",
+    "bsfg-carry.service",
     "bsfg-console@.service",
     "bsfg-dark.service",
     "bsfg-enrol.service",
