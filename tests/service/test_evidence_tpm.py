@@ -13,6 +13,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
+from appliance.box.carry import laid_out, put
 from appliance.cli.main import cli
 from appliance.keys.attestation.enrolled import EnrolledAttestation
 from appliance.keys.attestation.evidence import Evidence
@@ -23,6 +24,7 @@ from appliance.keys.release import add_signature, new_release
 from appliance.keys.release_request import request_of
 from appliance.keys.tpm.public import ATTESTATION, Digest, ecdsa_public_of
 from appliance.watchdog.evidence.bundle import digest_of
+from appliance.watchdog.evidence.outgoing import Outgoing
 from appliance.watchdog.evidence.store import EvidenceStore
 from appliance.watchdog.evidence.verifying import Lock, verify
 from tests.evidence import Quarantined, quarantined
@@ -145,6 +147,20 @@ def test_the_release_is_over_the_file(desk: Path, box: Quarantined) -> None:
         assert outcome.exit_code == code, outcome.output
     enrolled = EnrolledBox.parse((desk / "box.json").read_bytes())
     assert trio.run(release, box, enrolled, digest_of(file.read_bytes())) is not KeeperState.LATCHED
+
+
+def test_what_a_stick_gets_is_what_operators_check_and_sign(desk: Path, box: Quarantined) -> None:
+    """Laid out and copied as the box does it: bundle and seal hold, and the request is over this bundle."""
+    outgoing = Outgoing(box.keeper, EvidenceStore(desk / "kept"), desk / "outgoing")
+    trio.run(outgoing.lay_out, digest_of(box.bundle))
+    (desk / "stick").mkdir()
+    place = put(desk / "stick", laid_out(desk / "outgoing"))
+    (file,), (request,) = place.glob("*.evidence.json"), place.glob("*.request.json")
+    checked = run("verify", file, "--box", desk / "box.json")
+    assert checked.exit_code == 0, checked.output
+    common = ["--box", desk / "box.json", "--request", request, "--key", "none", "--dry-run", "--evidence", file]
+    signing = CliRunner().invoke(cli, [str(each) for each in ("release", "sign", desk / "release.json", *common)])
+    assert signing.exit_code == 0, signing.output
 
 
 def test_the_hub_sees_the_lock_and_the_release(box: Quarantined) -> None:

@@ -13,6 +13,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +29,7 @@ from appliance.boundary.reasons import Reason
 from appliance.box import carry, site
 from appliance.box.applying import Applying
 from appliance.box.carry import ASKS, PLACES, Carried, put
-from appliance.box.layout import BoxLayout
+from appliance.box.layout import STATUS_GROUP, BoxLayout, User
 from appliance.box.stick import AT_START_S, CARRY, CARRY_MOUNT, DRIVER, StickState
 from appliance.keys.keeper.port import Latched
 from appliance.keys.keeper.roles import GRANTS, Operation, Role
@@ -248,6 +250,40 @@ def test_the_watchdog_may_ask_for_what_a_request_needs() -> None:
     """Its role at the keeper."""
     needed = {Operation.STATUS, Operation.DESCRIBE, Operation.CERTIFY, Operation.QUOTE}
     assert needed <= GRANTS[Role.WATCHDOG].operations
+
+
+LAYS_OUT = """
+import os, sys
+from pathlib import Path
+from appliance.watchdog.evidence.outgoing import Outgoing
+os.umask(0o027); os.setgroups([]); os.setgid(955); os.setuid(955)
+Outgoing(None, None, Path(sys.argv[1]))._write({"evidence.json": b"laid out"})
+"""
+"""What the watchdog does, as its user."""
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--groups=950", "--no-new-privs")
+"""How bsfg-carry runs: as root without root's privileges, in the group bsfg."""
+
+
+@needs_root
+def test_root_without_privileges_reads_what_the_watchdog_lays_out() -> None:
+    """By the kernel's word, with users and folders as on a box; and the watchdog's own folder it cannot read."""
+    with tempfile.TemporaryDirectory() as name:
+        run, state = Path(name) / "watchdog", Path(name) / "state"
+        Path(name).chmod(0o755)
+        for folder, mode, group in ((run, 0o2750, STATUS_GROUP), (state, 0o700, int(User.WATCHDOG))):
+            folder.mkdir()
+            os.chown(folder, int(User.WATCHDOG), group)
+            folder.chmod(mode)
+        (state / "evidence.json").write_bytes(b"kept")
+        subprocess.run([sys.executable, "-c", LAYS_OUT, str(run / "outgoing")], check=True, timeout=60)
+
+        def reads(path: Path, *rights: str) -> bytes:
+            return subprocess.run([*rights, "cat", str(path)], capture_output=True, check=False, timeout=60).stdout
+
+        assert reads(run / "outgoing/evidence.json", *WITHOUT_RIGHTS) == b"laid out"
+        assert reads(state / "evidence.json", *WITHOUT_RIGHTS) == b""
+        stranger = (*WITHOUT_RIGHTS[:3], "--groups=951", "--no-new-privs")
+        assert reads(run / "outgoing/evidence.json", *stranger) == b""
 
 
 # -- when --------------------------------------------------------------------------------------------------------------
