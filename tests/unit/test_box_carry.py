@@ -331,6 +331,10 @@ async def test_a_release_comes_first(case: Case) -> None:
         case.machine.write("release.json", release_of(counter, ladder.journal.evidence))
         assert (await case.put_in())["state"] == StickState.RESTARTING
         assert case.written == {}
+        assert not case.started & {CARRY, CARRY_MOUNT}
+        with pytest.raises(BsfgError) as caught:
+            await ask(case.watched.socket, op="evidence")
+        assert caught.value.reason is Reason.NOT_QUARANTINED
 
 
 async def test_a_write_protected_stick_and_one_that_is_stuck(case: Case) -> None:
