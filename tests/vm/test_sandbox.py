@@ -31,6 +31,7 @@ KEPT = ("User=", "Group=", "DynamicUser=", "SupplementaryGroups=", "AmbientCapab
 REFUSED = {"EPERM", "EACCES", "EROFS", "ENOENT", "ENODEV", "ENXIO"}
 WRITES = {
     "bsfg-agent.service": {"/var/lib/bsfg/agent", "/run/bsfg/status"},
+    "bsfg-carry.service": {"/run/bsfg/status"},
     "bsfg-enrol.service": {"/var/lib/bsfg/pki", "/run/bsfg/status"},
     "bsfg-keeper.service": {"/var/lib/bsfg/keeper", "/var/lib/bsfg/pki", "/run/bsfg/session", "/run/bsfg/status"},
     "bsfg-local.service": {"/var/lib/bsfg/local", "/run/bsfg/config", "/run/bsfg/status"},
