@@ -91,7 +91,10 @@ class Installer:
     def _tell_site(self) -> None:
         path = self._root / "boot" / FOLDER / SITE
         if not path.is_file():
-            self._say("There is no site configuration on the stick: the box will wait for one.")
+            if (self._root / "boot/EFI").is_dir():
+                self._say("There is no site configuration on the stick: the box will wait for one.")
+            else:  # the installer's boot entry mounts nothing but the root
+                self._say("Site configuration and voucher go with the system, if they are on the stick.")
             return
         site = open_site(path.read_bytes(), SITE)
         self._say(f"Site configuration for zone {site.config.zone}, version {site.config.version}.")

@@ -65,7 +65,7 @@ def install(machine: Machine) -> None:
         r"^ +- +/dev/vd[ab] .* serial stick .*cannot be used: .*this system runs from it", told, re.MULTILINE
     )
     assert re.search(rf"^ +1 +/dev/vd[ab] .* serial {TARGET} ", told, re.MULTILINE)
-    assert "Site configuration for zone plant-a" in told
+    assert "Site configuration and voucher go with the system" in told
     machine.type("1\n")
     seen = machine.wait(r"Type its serial number to go on: $", what="it wants the serial number", seconds=60)
     machine.type(f"{MISTYPED}\n")
