@@ -256,10 +256,15 @@ def test_somebody_installs(machine: Machine) -> None:
 
 
 def test_nobody_is_asked_who_said_it_before(machine: Machine) -> None:
-    """Disk and serial number by option; without a site configuration it says so."""
+    """Disk and serial number by option; without a site configuration it says so, where it sees the boot partition."""
     console = Console()
     machine.run(console, Choice(Path("/dev/nvme0n1"), "NV123"))
     assert boots(machine.disk)
+    assert "Site configuration and voucher go with the system" in console.text
+    assert "no site configuration" not in console.text
+    (machine.root / "boot/EFI").mkdir(parents=True)
+    console = Console()
+    machine.run(console, Choice(Path("/dev/nvme0n1"), "NV123"))
     assert "no site configuration" in console.text
 
 
