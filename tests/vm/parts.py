@@ -11,30 +11,33 @@ from typing import Final
 SMOKE: Final = ("first_boot", "second_boot", "modified_uki")
 """With every change."""
 ROTATING: Final[Mapping[str, int]] = {
-    "boot_counting": 240,
-    "command_line": 360,
-    "flipped_root": 300,
-    "full_var": 300,
-    "hardening": 150,
-    "hub_absent": 180,
-    "installer": 400,
-    "killed_under_load": 400,
-    "older_uki": 400,
+    "command_line": 260,
+    "hardening": 140,
+    "hub_absent": 140,
     "other_tpm": 240,
-    "power_button": 150,
-    "recovery_key": 150,
     "sandbox": 200,
-    "secure_boot_off": 300,
     "small_memory": 150,
-    "swapped_var": 400,
-    "tampered": 420,
-    "units_by_smbios": 150,
-    "unsigned_uki": 90,
-    "wrong_clock": 300,
-    "writable_places": 150,
+    "unsigned_uki": 60,
+    "writable_places": 120,
 }
 """As many of them with every change as fit, chosen by its hash, so that all come up again and again. With each: seconds
-that it takes on an idle two-core machine without KVM."""
+that it takes on a two-core machine without KVM, and almost idle."""
+WAITING: Final = (
+    "boot_counting",
+    "flipped_root",
+    "full_var",
+    "installer",
+    "killed_under_load",
+    "older_uki",
+    "power_button",
+    "recovery_key",
+    "secure_boot_off",
+    "swapped_var",
+    "tampered",
+    "units_by_smbios",
+    "wrong_clock",
+)
+"""Written, and not yet passed on an image like today's: they are run by name and with all, and rotate when they have."""
 HARNESS: Final = ("machinery", "firmware_ovmf")
 """Tests of the harness itself, and of the firmware alone; they need no image."""
 BUDGET_S: Final = 480
@@ -57,7 +60,7 @@ def choose(part: Part, seed: str) -> list[str]:
     if part is Part.SMOKE:
         return [*HARNESS, *SMOKE]
     if part is Part.ALL:
-        return [*HARNESS, *SMOKE, *ROTATING]
+        return [*HARNESS, *SMOKE, *ROTATING, *WAITING]
     left, chosen = BUDGET_S, []
     for name in sorted(ROTATING, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest()):
         if ROTATING[name] <= left:
