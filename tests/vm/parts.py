@@ -37,7 +37,7 @@ WAITING: Final = (
     "units_by_smbios",
     "wrong_clock",
 )
-"""Written, and not yet passed on an image like today's: they are run by name and with all, and rotate when they have."""
+"""Written, and not yet passed on an image like today's: they run by name and with all, and rotate when they have."""
 HARNESS: Final = ("machinery", "firmware_ovmf")
 """Tests of the harness itself, and of the firmware alone; they need no image."""
 BUDGET_S: Final = 480
