@@ -220,6 +220,32 @@ def is_open(net: Namespace) -> bool:
     return "uplink0" in net.run("nft", "list", "set", "inet", "bsfg", "lease")
 
 
+_THREADS = """
+import threading
+from appliance.watchdog.nft import NftLease, Nftables
+done = []
+def work(number):
+    rule = f"add chain inet bsfg c{number}\\nadd rule inet bsfg c{number} oif lo accept"
+    for _ in range(20):
+        lease, nftables = NftLease(), Nftables()
+        for _ in range(10):
+            lease.renew() if number else lease.dark("kexec_loaded")
+            nftables.run(f"{rule}\\nflush chain inet bsfg c{number}\\nlist ruleset")
+        nftables.close()
+    done.append(number)
+threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+[each.start() for each in threads]
+[each.join() for each in threads]
+print(*sorted(done))
+"""
+
+
+def test_threads_do_not_meet_in_the_library(net: Namespace) -> None:
+    """The lease's thread, the cut and the probe of the firewall each have a context; the library has lists for all."""
+    said = net.run(sys.executable, "-P", "-c", _THREADS)
+    assert said.split() == ["0", "1", "2", "3"]
+
+
 # -- the judge on the device ------------------------------------------------------------------------------------------
 
 CHAIN = 'table netdev bsfg {{ chain uplink0 {{ type filter hook egress device "{}" priority filter; policy {}; }}; }}\n'
