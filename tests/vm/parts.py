@@ -14,7 +14,6 @@ ROTATING: Final[Mapping[str, int]] = {
     "command_line": 260,
     "hub_absent": 140,
     "installer": 300,
-    "other_tpm": 240,
     "small_memory": 150,
     "unsigned_uki": 60,
 }
@@ -27,6 +26,7 @@ WAITING: Final = (
     "hardening",
     "killed_under_load",
     "older_uki",
+    "other_tpm",
     "power_button",
     "recovery_key",
     "sandbox",

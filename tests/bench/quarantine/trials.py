@@ -106,14 +106,17 @@ async def trial(kind: Kind, stage: Stage, tap: Tap, lock: FakeLock, folder: Path
             return await _played(kind, act, tap, lock, folder, chance)
         finally:
             await trio.to_thread.run_sync(act.undo)
-            await trio.to_thread.run_sync(NftLease().light)
+            end = NftLease()
+            await trio.to_thread.run_sync(end.light)
+            _give_back(end)
 
 
 async def _played(kind: Kind, act: Act, tap: Tap, lock: FakeLock, folder: Path, chance: random.Random) -> Trial:
     lease = TimedLease()
     quarantine = Quarantine(World(lease, lock, FakeTaker(), CaseFolder(folder / "state"), moment, nothing))
     assessor = Assessor(frozenset({act.probe.name}))
-    watchdog = Watchdog(NftLease(), NftLease(), quarantine, (AllIsWell(),), folder, assessor, manager=ServiceManager())
+    renewed, kept_dark = NftLease(), NftLease()
+    watchdog = Watchdog(renewed, kept_dark, quarantine, (AllIsWell(),), folder, assessor, manager=ServiceManager())
     async with ReadingSocket(folder / "readings.sock", 0) as readings, trio.open_nursery() as nursery:
         nursery.start_soon(watchdog.run, readings)
         telling = Telling(folder / "readings.sock")
@@ -123,6 +126,8 @@ async def _played(kind: Kind, act: Act, tap: Tap, lock: FakeLock, folder: Path, 
             return await _timed(kind, act, tap, watchdog, lease, chance)
         finally:
             nursery.cancel_scope.cancel()
+            for each in (lease, renewed, kept_dark):
+                nursery.start_soon(_later, each)
 
 
 async def _timed(kind: Kind, act: Act, tap: Tap, watchdog: Watchdog, lease: TimedLease, chance: random.Random) -> Trial:
@@ -185,6 +190,19 @@ class _Kept:
 
     def close(self) -> None:
         """Not here."""
+
+
+async def _later(lease: NftLease) -> None:
+    """Give back what a lease holds once the watchdog's thread has ended; a process has 1024 descriptors for select."""
+    with trio.CancelScope(shield=True):
+        await trio.sleep(0.5)
+        _give_back(lease)
+
+
+def _give_back(lease: NftLease) -> None:
+    if lease._nftables is not None:
+        lease._nftables.close()
+        lease._nftables = None
 
 
 def _failed(kind: Kind, problem: str, before: int = 0) -> Trial:
