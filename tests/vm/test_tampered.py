@@ -175,8 +175,8 @@ def release(journey: Journey, hub: BenchHub, evidence: Path, folder: Path) -> No
             *("--passphrase-file", str(offline.passphrase_file)),
         )
     agent.write("/run/release.json", signed.read_bytes())
-    said = agent.check("/usr/bin/bsfg", "quarantine", "release", "/run/release.json", seconds=pace.limit(120))
-    assert "released" in said
+    done = agent.run("/usr/bin/bsfg", "quarantine", "release", "/run/release.json", seconds=pace.limit(120))
+    assert done.text.startswith("RELEASED"), done.text + done.err.decode("utf-8", "replace")
 
 
 def bsfg(*command: str) -> str:
