@@ -8,7 +8,6 @@ answered; until then the hub is simply not reached.
 from __future__ import annotations
 
 import logging
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from appliance.box.layout import BoxLayout
 from appliance.box.local import accepted
 from appliance.box.options import choices, choices_options, layout_of, root_option, run_program
 from appliance.box.storage import Storage
+from appliance.factlog.signals import end_on_signal
 from appliance.keys.folder import PkiFolder
 from appliance.keys.keeper.client import KeeperClient
 from appliance.node.documents import write_status
@@ -42,7 +42,7 @@ def command(root: Path, **given: Any) -> None:
 
 async def _run(layout: BoxLayout, chosen: BoxChoices) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        nursery.start_soon(end_on_signal, nursery.cancel_scope)
         await enrol(layout, chosen)
         nursery.cancel_scope.cancel()
 
@@ -71,13 +71,6 @@ async def enrol(layout: BoxLayout, chosen: BoxChoices) -> None:
 
     keeper = KeeperClient(layout.keeper_socket)
     await Enrolling(keeper, hub.enrol, site.zone, pki, layout.voucher, say).run()
-
-
-async def _end_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
 
 
 if __name__ == "__main__":

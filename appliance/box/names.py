@@ -9,7 +9,6 @@ nothing but addresses.
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 import time
 from ipaddress import ip_address
@@ -25,6 +24,7 @@ from appliance.box.layout import BoxLayout
 from appliance.box.local import accepted
 from appliance.box.naming import NameBook
 from appliance.box.options import layout_of, root_option, run_program
+from appliance.factlog.signals import end_on_signal
 from appliance.keys.files import PUBLIC, replace_file
 from appliance.node.documents import problem, write_status
 from appliance.site.config import Address, SiteConfig
@@ -50,7 +50,7 @@ def command(root: Path) -> None:
 async def _run(layout: BoxLayout) -> None:
     site = accepted(layout)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        nursery.start_soon(end_on_signal, nursery.cancel_scope)
         await Naming(layout, site).run()
 
 
@@ -114,13 +114,6 @@ class Naming:
         known: dict[str, Any] = {name: [str(at) for at in found] for name, found in self._book.resolved().items()}
         state = "known" if len(known) == len(self._book.names) else "looking"
         write_status(self._layout.status, NAME, {"state": state, "names": known, "problems": problems})
-
-
-async def _end_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Here the sensor (:mod:`appliance.watchdog.sensor`) meets what a box knows of its
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import trio
 from appliance.box.layout import BoxLayout
 from appliance.box.options import choices, choices_options, layout_of, root_option
 from appliance.box.rendering import Rendered
+from appliance.factlog.signals import end_on_signal
 from appliance.watchdog.probes.places import Places
 from appliance.watchdog.sensor.sensor import Sensor, probes
 
@@ -36,15 +36,8 @@ def command(root: Path, **given: Any) -> None:
 
 async def _run(sensor: Sensor) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        nursery.start_soon(end_on_signal, nursery.cancel_scope)
         await sensor.run()
-
-
-async def _end_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 import trio
 
 from appliance.boundary.errors import BsfgError, first_error
+from appliance.factlog.signals import end_on_signal
 from appliance.node.config import NodeConfig
 
 
@@ -60,12 +60,5 @@ def _calm_garbage_collection() -> None:
 async def _run(make: Callable[[NodeConfig], Node], path: Path) -> None:
     config = NodeConfig.load(path)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        nursery.start_soon(end_on_signal, nursery.cancel_scope)
         await make(config).run()
-
-
-async def _end_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return

@@ -7,7 +7,6 @@ The options are for tests; on a box none is given.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import click
 import trio
 
+from appliance.factlog.signals import end_on_signal
 from appliance.keys.keeper.client import KeeperClient
 from appliance.watchdog.assembling import Choices, Parts, assemble
 from appliance.watchdog.nft import LeaseSet
@@ -71,15 +71,8 @@ def command(
 async def _run(parts: Parts) -> None:
     parts.watchdog.begin()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        nursery.start_soon(end_on_signal, nursery.cancel_scope)
         await parts.run()
-
-
-async def _end_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,9 +30,9 @@ import trio
 
 from appliance.boundary.errors import BsfgError, DeniedError, RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
-from appliance.keys.keeper.server import address_of, listening
 from appliance.keys.release import MAXIMUM_BYTES
 from appliance.keys.tpm.public import Digest
+from appliance.keys.unixsocket import address_of, callers, listening
 from appliance.watchdog.quarantine.runner import Quarantine
 from appliance.watchdog.quarantine.states import Darkness
 
@@ -46,8 +45,6 @@ IDLE_S: Final = 10.0
 """How long a caller may take for a request, and for taking its answer."""
 CALL_S: Final = 120.0
 """How long a request may take; a release waits for the TPM."""
-ACCEPT_PAUSE_S: Final = 0.1
-_CREDENTIALS: Final = struct.Struct("3i")
 
 _log = logging.getLogger(__name__)
 
@@ -88,17 +85,10 @@ class Desk:
         with listening(self._path) as listener:
             task_status.started()
             async with trio.open_nursery() as nursery:
-                while True:
-                    try:
-                        connection, _ = await listener.accept()
-                    except OSError as error:  # the machine is out of files, or the caller has left
-                        _log.warning("accept: %s", error)
-                        await trio.sleep(ACCEPT_PAUSE_S)
-                        continue
-                    nursery.start_soon(self._serve, connection)
+                async for connection, uid in callers(listener):
+                    nursery.start_soon(self._serve, connection, uid)
 
-    async def _serve(self, connection: trio.socket.SocketType) -> None:
-        uid = _uid_of(connection)
+    async def _serve(self, connection: trio.socket.SocketType, uid: int) -> None:
         stream = trio.SocketStream(connection)
         self._callers += 1
         try:
@@ -224,11 +214,6 @@ def _refusal(error: BsfgError) -> bytes:
 async def _send(stream: trio.SocketStream, data: bytes) -> None:
     with trio.fail_after(IDLE_S):
         await stream.send_all(data)
-
-
-def _uid_of(connection: trio.socket.SocketType) -> int:
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(data)[1])
 
 
 # -- the other end -----------------------------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ class FakeTarget:
         return bytes(self.medium[offset : offset + count])
 
     def descriptor(self) -> int:
-        """There is none."""
-        raise NotImplementedError
+        """There is none: a site configuration is embedded through a real file's, and tests of that have one."""
+        raise NotImplementedError("a disk in memory has no descriptor")
 
     def close(self) -> None:
         """Count it."""

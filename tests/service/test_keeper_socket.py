@@ -22,6 +22,7 @@ import trio
 
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
+from appliance.keys import unixsocket
 from appliance.keys.keeper import client, server
 from appliance.keys.keeper.client import KeeperClient, ask_keeper
 from appliance.keys.keeper.keys import KeeperKeys
@@ -38,9 +39,10 @@ from appliance.keys.keeper.protocol import (
     render_request,
 )
 from appliance.keys.keeper.roles import Operation
-from appliance.keys.keeper.server import CALLERS, CALLERS_OF_ONE_USER, KeeperServer, address_of
+from appliance.keys.keeper.server import CALLERS, CALLERS_OF_ONE_USER, KeeperServer
 from appliance.keys.registry import Registry
 from appliance.keys.time_token import HubTrust
+from appliance.keys.unixsocket import address_of, listening
 from tests.fakes.keeper import FakeKeeper
 from tests.keepers import ALL_ROLES, BUILDER, HUB, OPERATORS, PLANT, Site, running_keeper
 from tests.tpm import software_tpm
@@ -238,7 +240,7 @@ async def test_a_thousand_connections_leave_room_for_others(served: Served, monk
     assert full == 1000
     with pytest.raises(UnavailableError, match="busy"):
         await served.client.status()
-    monkeypatch.setattr(server, "_uid_of", lambda _: 12345)
+    monkeypatch.setattr(unixsocket, "user_of", lambda _: 12345)
     with pytest.raises(BsfgError, match="caller_denied"):  # another user has room, if no role
         await served.client.status()
     monkeypatch.undo()
@@ -262,7 +264,7 @@ async def test_nobody_at_the_socket_is_no_keeper(tmp_path: Path, monkeypatch: py
     with pytest.raises(UnavailableError, match="keeper_unavailable"):
         await keeper.status()
     answers = [b"", b"\0", HEADER.pack(ANSWER_BYTES + 1), HEADER.pack(2) + b"{}", HEADER.pack(9) + b"x", None]
-    with server.listening(path) as listener:
+    with listening(path) as listener:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
         async def answer() -> None:
@@ -287,7 +289,7 @@ async def test_nobody_at_the_socket_is_no_keeper(tmp_path: Path, monkeypatch: py
         await keeper.status()
     monkeypatch.setattr(client, "QUICK_S", 0.1)
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(RefusedError, match="no socket"), server.listening(tmp_path / "file"):
+    with pytest.raises(RefusedError, match="no socket"), listening(tmp_path / "file"):
         pass
 
 

@@ -39,10 +39,10 @@ from appliance.dev.processes import python_environment
 from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.keeper.client import ask_keeper
 from appliance.keys.keeper.port import KeeperState
-from appliance.keys.keeper.server import address_of
 from appliance.keys.release import Release, add_signature, new_release
 from appliance.keys.release_request import request_of
 from appliance.keys.tpm.public import Digest
+from appliance.keys.unixsocket import address_of
 from appliance.watchdog.assembling import OF_THE_SENSOR
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.steps import ORDER

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import trio
 from appliance.boundary.errors import BsfgError, UnavailableError, first_error
 from appliance.boundary.reasons import Reason
 from appliance.factlog.notify import ServiceManager
+from appliance.factlog.signals import end_on_signal
 from appliance.keys.keeper.clock import KeeperClock
 from appliance.keys.keeper.config import KeeperConfig
 from appliance.keys.keeper.keeper import Keeper
@@ -54,7 +54,7 @@ async def _run(path: Path) -> None:
         keeper, manager = Keeper(config, KeeperClock(config)), ServiceManager()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+                nursery.start_soon(end_on_signal, nursery.cancel_scope)
                 await nursery.start(KeeperServer(config, keeper).run)
                 successor = SuccessorKeeper(keeper, config.zone)
                 await nursery.start(KeeperServer(successor_config(config), successor).run)
@@ -65,13 +65,6 @@ async def _run(path: Path) -> None:
 
 def _text(config: KeeperConfig, state: KeeperState) -> str:
     return f"{state}; {config.tpm.kind}"
-
-
-async def _end_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from appliance.keys.keeper.protocol import (
     render_request,
 )
 from appliance.keys.keeper.roles import Operation
-from appliance.keys.keeper.server import address_of
 from appliance.keys.tpm.public import Digest
+from appliance.keys.unixsocket import address_of
 
 DEADLINE_S: Final = 100.0
 """Longer than any call takes the keeper; only a keeper that is stopped takes as long."""

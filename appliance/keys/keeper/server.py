@@ -5,13 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
-import stat
-import struct
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -47,6 +41,7 @@ from appliance.keys.keeper.roles import (
     check_session,
     check_statement,
 )
+from appliance.keys.unixsocket import callers, listening
 
 CALLERS: Final = 64
 CALLERS_OF_ONE_USER: Final = 24
@@ -57,9 +52,6 @@ FRAME_S: Final = 5.0
 """How long a frame may take, from its first byte to its last."""
 CALL_S: Final = 90.0
 """No call takes longer, whatever happens: the TPM's own deadlines are shorter."""
-ACCEPT_PAUSE_S: Final = 0.1
-"""After a connection that could not be taken."""
-_CREDENTIALS: Final = struct.Struct("3i")
 
 _log = logging.getLogger(__name__)
 
@@ -77,17 +69,10 @@ class KeeperServer:
         with listening(self._config.socket) as listener:
             task_status.started()
             async with trio.open_nursery() as nursery:
-                while True:
-                    try:
-                        connection, _ = await listener.accept()
-                    except OSError as error:  # the machine is out of files, or the caller has left
-                        _log.warning("accept: %s", error)
-                        await trio.sleep(ACCEPT_PAUSE_S)
-                        continue
-                    nursery.start_soon(self._serve, connection)
+                async for connection, uid in callers(listener):
+                    nursery.start_soon(self._serve, connection, uid)
 
-    async def _serve(self, connection: trio.socket.SocketType) -> None:
-        uid = _uid_of(connection)
+    async def _serve(self, connection: trio.socket.SocketType, uid: int) -> None:
         stream = trio.SocketStream(connection)
         self._callers[uid] += 1
         try:
@@ -188,47 +173,3 @@ async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
 async def _send(stream: trio.SocketStream, data: bytes) -> None:
     with trio.fail_after(FRAME_S):
         await stream.send_all(data)
-
-
-def _uid_of(connection: trio.socket.SocketType) -> int:
-    """The user at the other end when it connected (SO_PEERCRED, unix(7)); the kernel's word, not the caller's."""
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(data)
-    return int(uid)
-
-
-@contextlib.contextmanager
-def listening(path: Path) -> Iterator[trio.socket.SocketType]:
-    """A listening socket at a path, mode 0660; a dead predecessor's is replaced in one step.
-
-    :raises RefusedError: ``bad_input``: something else is there.
-    """
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
-        raise RefusedError(Reason.BAD_INPUT, f"{path} exists and is no socket")
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with trio.socket.from_stdlib_socket(plain) as listener:
-        with address_of(temporary) as address:
-            plain.bind(address)
-        temporary.chmod(0o660)  # nobody can find it yet
-        listener.listen(CALLERS)
-        temporary.replace(path)
-        inode = path.lstat().st_ino
-        try:
-            yield listener
-        finally:
-            with contextlib.suppress(OSError):
-                if path.lstat().st_ino == inode:
-                    path.unlink()
-
-
-@contextlib.contextmanager
-def address_of(path: Path) -> Iterator[str]:
-    """A short address of a unix socket, whose own path may be longer than the 107 bytes that fit (unix(7))."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

@@ -15,11 +15,8 @@ Usage::
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import struct
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -27,13 +24,12 @@ from typing import Final, Self
 import trio
 
 from appliance.boundary.errors import BsfgError
+from appliance.keys.unixsocket import callers, listening
 from appliance.watchdog.probing import READING_BYTES, Reading
 
 SOCKET: Final = Path("/run/bsfg/watchdog/readings.sock")
 SENSOR_USER: Final = 959
 QUEUE: Final = 64
-_BACKLOG: Final = 4
-_CREDENTIALS: Final = struct.Struct("3i")
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +39,7 @@ class ReadingSocket:
 
     :param path: of the socket; what lies there is replaced. :param user: whose process is heard.
     :ivar last_heard: when the last reading came, by the monotonic clock; ``None``: none came yet.
-    :raises OSError: on entry: there can be no such socket.
+    :raises OSError, RefusedError: on entry: there can be no such socket.
     """
 
     def __init__(self, path: Path = SOCKET, user: int = SENSOR_USER) -> None:
@@ -56,13 +52,9 @@ class ReadingSocket:
 
     async def __aenter__(self) -> Self:
         """Open it."""
-        listener = _bound(self._path)
-        try:
-            nursery = await self._stack.enter_async_context(trio.open_nursery())
-        except BaseException:
-            listener.close()
-            raise
-        self._stack.push_async_callback(self._end, nursery, listener)
+        listener = self._stack.enter_context(listening(self._path))
+        nursery = await self._stack.enter_async_context(trio.open_nursery())
+        self._stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(self._accept, nursery, listener)
         return self
 
@@ -80,20 +72,8 @@ class ReadingSocket:
         """The next reading, when it comes."""
         return await self._out.receive()
 
-    @staticmethod
-    async def _end(nursery: trio.Nursery, listener: trio.socket.SocketType) -> None:
-        nursery.cancel_scope.cancel()
-        listener.close()
-
     async def _accept(self, nursery: trio.Nursery, listener: trio.socket.SocketType) -> None:
-        while True:
-            try:
-                accepted, _ = await listener.accept()
-            except OSError as error:  # out of descriptors: it passes
-                _log.warning("sensor: %s", error)
-                await trio.sleep(0.1)
-                continue
-            user = _user_of(accepted)
+        async for accepted, user in callers(listener):
             if user != self._user:
                 _log.warning("user %d is not the sensor", user)
                 accepted.close()
@@ -125,23 +105,3 @@ class ReadingSocket:
             if len(rest) > READING_BYTES:
                 Reading.parse(rest)  # which refuses it
             kept = bytearray(rest)
-
-
-def _bound(path: Path) -> trio.socket.SocketType:
-    """A socket for the group of its folder. :raises OSError: there can be none."""
-    with suppress(FileNotFoundError):
-        path.unlink()
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        made.bind(str(path))
-        os.chmod(path, 0o660)
-        made.listen(_BACKLOG)
-    except OSError:
-        made.close()
-        raise
-    return trio.socket.from_stdlib_socket(made)
-
-
-def _user_of(accepted: trio.socket.SocketType) -> int:
-    data = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(data)[1])
