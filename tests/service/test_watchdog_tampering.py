@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName
 from tests.benign import BENIGN, Benign
 from tests.boxspace import BoxSpace, boxspace
-from tests.tampering import TAMPERINGS, Ground, Tampering
+from tests.tampering import TAMPERINGS, Ground, Tampering, configured
 
 OF_OURS = {
     *(ProbeName.VERITY, ProbeName.KERNEL, ProbeName.FIRMWARE, ProbeName.MOUNTS, ProbeName.CONFIGURATION),
@@ -55,3 +56,18 @@ def test_what_is_benign_puts_nobody_into_quarantine(benign: Benign, tmp_path: Pa
     with benign.calm(Ground(tmp_path, space)) as calm:
         seen = {each.code for _ in range(6) for each in calm.look(chance).seen}
     assert seen <= benign.notes
+
+
+def test_a_drop_in_of_a_new_folder_is_told(tmp_path: Path, space: BoxSpace) -> None:
+    """The folder comes, is looked at while it is empty, and then the file comes: the kernel tells of each."""
+    with configured(Ground(tmp_path, space)) as (at, probe):
+        descriptor = probe.descriptor()
+        assert descriptor is not None
+        assert probe.look().seen == ()
+        folder = at.root / "run/systemd/system.control/bsfg-agent.service.d"
+        folder.mkdir(parents=True)
+        assert select.select([descriptor], [], [], 1.0)[0]
+        assert probe.look().seen == ()
+        (folder / "50.conf").write_text("[Service]", "utf-8")
+        assert select.select([descriptor], [], [], 1.0)[0]
+        assert [each.code for each in probe.look().seen] == [Code.UNIT_FOREIGN]

@@ -60,6 +60,9 @@ NAMES: Final = (
 PROGRAMS: Final = ("/usr/lib/systemd/systemd-", "/usr/bin/systemd-", "/usr/sbin/fsck")
 NETWORK: Final = "systemd/network"
 _UNIT: Final = "unit "
+_LEVELS: Final = 8
+_INNER: Final = 64
+"""What is beyond is seen at the next look of the period, as what somebody makes faster than it is listed."""
 _SHOWN: Final = 8
 _LARGE: Final = 1024 * 1024
 _NO_FILE: Final = b"\0no file"
@@ -102,7 +105,7 @@ class ConfigurationProbe:
         view = View(self.name)
         if self._watch is not None:
             self._watch.drain()
-            self._watch.add(self._folders())
+            self._follow(self._watch)
         foreign, wrong, unsettled = list[str](), list[str](), list[str]()
         with view.part("units"):
             foreign, changed = self._units(view)
@@ -176,8 +179,22 @@ class ConfigurationProbe:
 
     def _folders(self) -> Iterator[Path]:
         run = self._places.run
-        yield from (run / folder for folder in (*EMPTY, *GENERATED, NETWORK))
+        for folder in (*EMPTY, *GENERATED, NETWORK):
+            yield from _with_inner(run / folder)
         yield from (run, run / "systemd", run / "udev", run / "bsfg/config")
+
+    def _follow(self, watch: Watch) -> None:
+        """Watch every folder there is, before anything in it is looked at.
+
+        One that was made before the folder above was watched is told by nobody: they are listed until none is new.
+        """
+        known: set[Path] = set()
+        for _ in range(_LEVELS):
+            found = set(self._folders())
+            if found <= known:
+                return
+            watch.add(found - known)
+            known |= found
 
     def descriptor(self) -> int | None:
         """Readable when something was changed below those folders."""
@@ -186,7 +203,7 @@ class ConfigurationProbe:
                 self._watch = Watch()
             except OSError:  # it is looked at each period all the same
                 return None
-            self._watch.add(self._folders())
+            self._follow(self._watch)
         return self._watch.fileno()
 
     def close(self) -> None:
@@ -194,6 +211,15 @@ class ConfigurationProbe:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+
+
+def _with_inner(folder: Path) -> list[Path]:
+    """A folder and those in it, such as one of drop-ins; so many, and no links."""
+    try:
+        inner = [Path(each.path) for each in os.scandir(folder) if each.is_dir(follow_symlinks=False)]
+    except OSError:
+        inner = []  # it is not there; the folder above says when it comes
+    return [folder, *inner[:_INNER]]
 
 
 def _content(path: Path) -> bytes | None:
