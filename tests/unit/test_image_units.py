@@ -126,6 +126,13 @@ def start_order() -> Iterator[tuple[str, set[str]]]:
     yield from waits.items()
 
 
+def test_a_quarantined_box_is_dark_before_anything_is_sent() -> None:
+    """The wall is on the uplink's device before networkd asks for an address by a packet socket (seen without)."""
+    dark = UNITS / "bsfg-dark.service"
+    assert {"bsfg-firewall.service", "bsfg-ports.service"} <= set(words(dark, "After"))
+    assert {"network-pre.target", "systemd-networkd.service"} <= set(words(dark, "Before"))
+
+
 def test_local_work_waits_for_no_key_no_network_and_no_time() -> None:
     """The agent's unit names none of them, in whatever way."""
     for name in ("nats-facts.service", "bsfg-agent.service"):
