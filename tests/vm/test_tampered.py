@@ -24,7 +24,7 @@ from tools.vm.frames import Frames
 from tools.vm.hardware import UPLINK_MAC
 from tools.vm.hub import ZONE, BenchHub
 from tools.vm.images import ROOT
-from tools.vm.journey import Journey, beside, speaking
+from tools.vm.journey import Journey, beside, quarantined, speaking
 
 DARK_S: Final = 30.0
 """How long the dark is watched; a healthy box renews its address and asks for neighbours meanwhile."""
@@ -90,12 +90,6 @@ def test_a_tampered_box_is_dark_until_two_operators_release_it(bench: Bench, con
             assert len(ids) == len(set(ids)), "facts are doubled"
             assert speaking(guest.documents(journey.machine.agent))
             journey.machine.power_off()
-
-
-def quarantined(found: guest.Documents) -> bool:
-    """Whether the watchdog has gone through all steps of the quarantine."""
-    steps = found.get("watchdog", {}).get("quarantine", {}).get("steps", [])
-    return guest.state(found, "watchdog") == "quarantined" and bool(steps) and all(step["done"] for step in steps)
 
 
 def go_dark(journey: Journey, frames: Frames, folder: Path) -> float:

@@ -51,6 +51,12 @@ def speaking(found: Documents) -> bool:
     return state(found, "watchdog") == "open" and found.get("agent", {}).get("mode") == "normal"
 
 
+def quarantined(found: Documents) -> bool:
+    """Whether the watchdog has gone through all steps of the quarantine."""
+    steps = found.get("watchdog", {}).get("quarantine", {}).get("steps", [])
+    return state(found, "watchdog") == "quarantined" and bool(steps) and all(step["done"] for step in steps)
+
+
 @dataclass(slots=True)
 class Journey:
     """One boot of a box beside its hub, and an application of the plant.
