@@ -40,6 +40,8 @@ WAITING: Final = (
     "writable_places",
 )
 """Written, and not yet passed on an image like today's: they run by name and with all, and rotate when they have."""
+METAL: Final = ("stick",)
+"""On the image for boxes, profile ``metal``, which must be built first; the others want profile ``test``."""
 HARNESS: Final = ("machinery", "firmware_ovmf")
 """Tests of the harness itself, and of the firmware alone; they need no image."""
 BUDGET_S: Final = 480
@@ -51,7 +53,9 @@ class Part(StrEnum):
 
     SMOKE = "smoke"
     ROTATING = "rotating"
+    METAL = "metal"
     ALL = "all"
+    """But for ``metal``."""
 
 
 def choose(part: Part, seed: str) -> list[str]:
@@ -61,6 +65,8 @@ def choose(part: Part, seed: str) -> list[str]:
     """
     if part is Part.SMOKE:
         return [*HARNESS, *SMOKE]
+    if part is Part.METAL:
+        return list(METAL)
     if part is Part.ALL:
         return [*HARNESS, *SMOKE, *ROTATING, *WAITING]
     left, chosen = BUDGET_S, []

@@ -9,21 +9,18 @@ that each kind is found by its own code.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from appliance.dev.offline import OPERATORS, Offline
 from tests.vm.conftest import Bench
+from tests.vm.releasing import signed_by_both
 from tools.vm import guest, pace
 from tools.vm.agent import Agent
 from tools.vm.frames import Frames
 from tools.vm.hardware import UPLINK_MAC
-from tools.vm.hub import ZONE, BenchHub
-from tools.vm.images import ROOT
+from tools.vm.hub import BenchHub
 from tools.vm.journey import Journey, beside, quarantined, speaking
 
 DARK_S: Final = 30.0
@@ -156,27 +153,9 @@ def release(journey: Journey, hub: BenchHub, evidence: Path, folder: Path) -> No
         *("--keeper", "/run/bsfg/keeper/keeper.sock"),
         seconds=pace.limit(120),
     )
-    request, signed, box_file = folder / "request.json", folder / "release.json", folder / "box.json"
+    request = folder / "request.json"
     request.write_bytes(agent.read("/run/request.json"))
-    bsfg("hub", "boxes", "export", ZONE, "--out", str(box_file), "--office", str(hub.alone.office.path))
-    verdict = bsfg("evidence", "verify", str(evidence), "--box", str(box_file), "--output", "json")
-    assert json.loads(verdict), "the evidence of the box is verified offline"
-    offline = Offline(hub.alone.environment.layout.offline)
-    for name in OPERATORS:
-        bsfg(
-            *("release", "sign", str(signed), "--box", str(box_file), "--request", str(request), "--yes"),
-            *("--key", str(offline.operator_file(name)), "--evidence", str(evidence)),
-            *("--passphrase-file", str(offline.passphrase_file)),
-        )
+    signed = signed_by_both(hub, request, evidence, folder)
     agent.write("/run/release.json", signed.read_bytes())
     done = agent.run("/usr/bin/bsfg", "quarantine", "release", "/run/release.json", seconds=pace.limit(120))
     assert done.text.startswith("RELEASED"), done.text + done.err.decode("utf-8", "replace")
-
-
-def bsfg(*command: str) -> str:
-    """One of the product's commands on this host, which must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "appliance.cli", *command], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, f"bsfg {' '.join(command)}: {done.stderr or done.stdout}"
-    return done.stdout

@@ -19,6 +19,7 @@ FIRST_PCI_SLOT: Final = 0x10
 EMULATED: Final = "max,erms=off"
 """The processor without KVM: a guest that believes in fast string instructions copies memory byte by byte there, and
 takes a third longer to boot (measured)."""
+USB_BUS: Final = "usb"
 AGENT_PORT: Final = "org.qemu.guest_agent.0"
 
 
@@ -70,6 +71,7 @@ class Hardware:
     :param clock: of the clock chip at start: ``utc``, or ``2001-01-01T00:00:00``.
     :param identity: SMBIOS UUID; a box keeps it for life.
     :param screen: a display, for screenshots; it slows an emulated machine.
+    :param usb: a USB controller, also with nothing in it at start.
     """
 
     firmware: Firmware
@@ -83,6 +85,7 @@ class Hardware:
     identity: uuid.UUID = field(default_factory=uuid.uuid4)
     agent: bool = True
     screen: bool = False
+    usb: bool = False
     extra: tuple[str, ...] = ()
 
     @property
@@ -143,6 +146,8 @@ def arguments(hardware: Hardware, sockets: Sockets, log: Path, accelerator: str)
         parts += ["-device", "tpm-tis,tpmdev=tpm"]
     parts += ["-vga", "none", "-device", "VGA"] if hardware.screen else ["-vga", "none"]
     parts += _agent(sockets) if hardware.agent else []
+    if hardware.usb or any(drive.bus == "usb" for drive in hardware.drives):
+        parts += ["-device", f"qemu-xhci,id={USB_BUS}"]
     parts += _drives(hardware.drives) + _networks(hardware.networks)
     return [*parts, *hardware.extra]
 
@@ -167,12 +172,10 @@ def _agent(sockets: Sockets) -> list[str]:
 
 def _drives(drives: Sequence[Drive]) -> list[str]:
     parts: list[str] = []
-    if any(drive.bus == "usb" for drive in drives):
-        parts += ["-device", "qemu-xhci,id=usb"]
     for number, drive in enumerate(drives):
         options = f"if=none,id=disk{number},format={drive.form},cache={drive.cache},file={_value(drive.path)}"
         parts += ["-drive", options + (",readonly=on" if drive.read_only else "")]
-        device = f"usb-storage,bus=usb.0,drive=disk{number},removable=on" if drive.bus == "usb" else ""
+        device = f"usb-storage,bus={USB_BUS}.0,drive=disk{number},removable=on" if drive.bus == "usb" else ""
         device = device or f"virtio-blk-pci,drive=disk{number}"
         device += f",serial={_value(drive.serial)}" if drive.serial else ""
         parts += ["-device", device + (f",bootindex={drive.boot}" if drive.boot is not None else "")]
