@@ -33,6 +33,7 @@ WAITING: Final = (
     "power_button",
     "recovery_key",
     "sandbox",
+    "scrub",
     "secure_boot_off",
     "swapped_var",
     "units_by_smbios",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
 from tests.vm.refusing import opens_nothing
 from tools.vm import kernels
@@ -35,5 +36,6 @@ def test_a_bad_system_is_left_after_its_tries(tries: int, bench: Bench, control:
     with hub.running(), beside(box, hub, "back") as journey:
         journey.to_ready()
         assert kernels.root_hash(line) in journey.seen["cmdline"]
+        stays_calm(journey.machine.agent)
         journey.machine.power_off()
     assert name in esp.names(), "the good system has kept its name: it stays blessed"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bit of the root partition is changed: what is in that block is never used, and the box knows."""
+"""One bit of the root partition is changed: what is in that block is never used, and the box knows.
+
+A box that has started, and meets such a block, goes into quarantine by the kernel's own word.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from collections.abc import Callable
 import pytest
 
 from appliance.flash.gpt import ROOT_VERITY_SIG_X86_64, ROOT_VERITY_X86_64, ROOT_X86_64
+from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
 from tests.vm.refusing import opens_nothing
-from tools.vm import pace, roots
+from tools.vm import guest, pace, roots
 from tools.vm.faults import VmError
+from tools.vm.journey import quarantined
 
 READ = """
 import os, sys
@@ -32,7 +37,8 @@ print(bad, total, size)
 def test_a_changed_block_is_never_handed_out(bench: Bench, control: Callable[[], None]) -> None:
     """In a file that the boot does not read: the box starts; reading that file, or all of the disk, is an error.
 
-    The same reading finds no error on the unmodified root, in the last test of this file.
+    Nobody but the reader need notice: the kernel tells the watchdog, and the box goes into quarantine. The same reading
+    finds no error on the unmodified root, in the last test of this file, and that box stays calm.
     """
     control()
     box = bench.box()
@@ -43,6 +49,9 @@ def test_a_changed_block_is_never_handed_out(bench: Bench, control: Callable[[],
         agent = machine.wait_agent()
         with pytest.raises(VmError, match="Input/output error"):
             agent.read(victim.path)
+        watchdog = guest.wait_documents(agent, quarantined, "the box is in quarantine", 240)["watchdog"]
+        assert (watchdog["quarantine"]["code"], watchdog["quarantine"]["probe"]) == ("verity_corrupt", "verity")
+        assert watchdog["quarantine"]["detail"].startswith("data block ")
         bad, _, size = agent.python(READ, "/dev/mapper/root", seconds=pace.limit(240)).split()
         assert int(bad) >= 1
         assert int(size) > 0
@@ -81,6 +90,7 @@ def test_the_signature_partition_is_not_what_the_kernel_asks(bench: Bench, contr
     with box.running("attack") as machine:
         agent = machine.wait_agent()
         assert agent.read(victim.path)
+        stays_calm(agent)
         bad, _, size = agent.python(READ, "/dev/mapper/root", seconds=pace.limit(240)).split()
         assert (bad, size != "0") == ("0", True)
         machine.power_off()

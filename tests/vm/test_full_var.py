@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
 from tools.vm import guest, pace
 from tools.vm.application import confirmed
@@ -56,8 +57,10 @@ def test_a_full_disk_is_said_and_survived(bench: Bench, control: Callable[[], No
         assert before | stored | after <= set(own), "confirmed facts are lost"
         assert len(own) == len(set(own))
         hub.wait_received(before | stored | after, "everything confirmed reaches the hub", 180)
+        stays_calm(agent, "disk_full")
         journey.machine.power_off()
     with hub.running(), beside(box, hub, "again") as journey:
         journey.to_ready()
         assert set(own) <= set(journey.application.own())
+        stays_calm(journey.machine.agent)
         journey.machine.power_off()

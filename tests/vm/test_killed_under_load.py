@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from random import Random
 
+from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
 from tools.vm import guest, pace
 from tools.vm.application import Application, confirmed
@@ -25,12 +26,13 @@ BATCH = 50
 
 
 class Load:
-    """Appends facts from the plant until the machine is gone, in a thread; what is confirmed is noted outside of it."""
+    """Appends facts from the plant until told to end, in a thread; what is confirmed is noted outside of the box."""
 
     def __init__(self, application: Application, first: int) -> None:
         self.application = application
         self.next = first
         self.confirmed: set[str] = set()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -38,7 +40,7 @@ class Load:
         self._thread.start()
 
     def _run(self) -> None:
-        while True:
+        while not self._over.is_set():
             first = self.next
             self.next += BATCH
             try:
@@ -48,8 +50,9 @@ class Load:
             self.confirmed |= confirmed(answers)
 
     def join(self) -> None:
-        """Wait for its end."""
-        self._thread.join(60)
+        """End it when its last request is answered, or is not."""
+        self._over.set()
+        self._thread.join(pace.limit(120))
         assert not self._thread.is_alive()
 
 
@@ -85,3 +88,4 @@ def agree(journey: Journey, hub: BenchHub, confirmed_ever: set[str]) -> None:
     received = [fact["envelope"]["message_id"] for fact in hub.received()]
     assert len(received) == len(set(received))
     assert speaking(guest.documents(journey.machine.agent))
+    stays_calm(journey.machine.agent)

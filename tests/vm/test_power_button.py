@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
 from tools.vm import pace
 from tools.vm.faults import AwaitedError
@@ -35,4 +36,5 @@ def test_the_power_button_switches_the_box_off(bench: Bench) -> None:
         assert PRESSED in before
         assert "Stopped target bsfg.target" in before
         assert "recovering journal" not in agent.run("/usr/bin/journalctl", "--no-pager", "-o", "cat", "-k", "-b").text
+        stays_calm(agent)
         machine.power_off()

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 from pathlib import Path
 
+from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
 from tools.vm.children import program
 from tools.vm.journey import beside
@@ -35,6 +36,7 @@ def test_the_key_is_shown_once_and_opens_the_disk(bench: Bench, work: Path) -> N
     with hub.running(), beside(box, hub, "second") as journey:
         journey.to_ready()
         found = journey.machine.agent.run("/usr/bin/ls", "-A", "/run/bsfg-recovery")
+        stays_calm(journey.machine.agent)
         journey.machine.power_off()
         assert not KEY.search(journey.machine.serial.text)
     assert found.text.strip() == ""

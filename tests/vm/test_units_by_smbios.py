@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 
+from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
 from tools.vm.journey import beside
 
@@ -66,4 +67,5 @@ def test_units_from_outside_do_not_run(bench: Bench, control: Callable[[], None]
             " for p in glob.glob('/sys/firmware/dmi/entries/11-*/raw')))"
         )
         assert int(strings) == len(ATTACKS), "the attack did not reach the guest"
+        stays_calm(agent)
         journey.machine.power_off()
