@@ -71,14 +71,20 @@ class Bench:
         return self.golden.copy_hub(self.folder / "hub")
 
 
+def fresh(name: str) -> Path:
+    """Where runs of that name leave their logs; what an earlier one left is gone, and the folder is not made."""
+    folder = WORK / "runs" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 @pytest.fixture
 def work(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A folder of this test inside the checkout's ``build``, where programs of the tools tree see it.
 
     Afterwards logs are left in it, and nothing large.
     """
-    folder = WORK / "runs" / re.sub(r"[^\w.-]+", "_", request.node.name)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = fresh(re.sub(r"[^\w.-]+", "_", request.node.name))
     folder.mkdir(parents=True)
     yield folder
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -101,9 +107,7 @@ def control(golden: Golden) -> Callable[[], None]:
 
     def holds() -> None:
         if not golden.controlled:
-            folder = WORK / "runs" / "control"
-            shutil.rmtree(folder, ignore_errors=True)
-            bench = Bench(folder, golden)
+            bench = Bench(fresh("control"), golden)
             hub, box = bench.hub(), bench.box()
             with hub.running(), beside(box, hub, "control") as journey:
                 journey.to_ready()

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from tests.vm import inside
+from tests.vm.conftest import fresh
 from tests.vm.golden import Golden
 from tools.image import hardening
 from tools.image.hardening.build import kept_programs
 from tools.image.hardening.data import Area, controls
 from tools.vm import guest
-from tools.vm.images import WORK
 from tools.vm.journey import autonomous
 from tools.vm.machine import Machine
 
@@ -32,10 +32,11 @@ HARMLESS = ("lib/crc-itu-t.ko.xz", "lib/crc7.ko.xz", "lib/crc8.ko.xz", "net/802/
 @pytest.fixture(scope="module")
 def box(golden: Golden) -> Iterator[Machine]:
     """A copy of the golden box, running."""
-    copy = golden.box.copy(WORK / "runs/test_hardening/box")
+    copy = golden.box.copy(fresh("test_hardening") / "box")
     with copy.running("hardening") as machine:
         guest.wait_documents(machine.wait_agent(), autonomous, "everything has started", 180)
         yield machine
+    copy.forget()
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
-from tools.vm import pace
+from tools.vm import guest, pace
 from tools.vm.faults import AwaitedError
+from tools.vm.journey import autonomous
 
 JOURNAL = ("/usr/bin/journalctl", "--no-pager", "-o", "cat", "--boot=-1")
 PRESSED = "was pressed, this box is switched off"
@@ -18,6 +19,7 @@ def test_the_power_button_switches_the_box_off(bench: Bench) -> None:
     box = bench.box()
     with box.running("pressed") as machine:
         agent = machine.wait_agent()
+        guest.wait_documents(agent, autonomous, "everything has started", 180)
         listed = agent.run("/usr/bin/systemctl", "list-units", "--plain", "--no-legend", "bsfg-power@*.socket").text
         (unit,) = (line.split()[0] for line in listed.splitlines())
         agent.check("/usr/bin/systemctl", "stop", unit)
@@ -34,7 +36,7 @@ def test_the_power_button_switches_the_box_off(bench: Bench) -> None:
         agent = machine.wait_agent()
         before = agent.run(*JOURNAL).text
         assert PRESSED in before
-        assert "Stopped target bsfg.target" in before
+        assert "Stopped target bsfg.target" in before, before[-4000:]
         assert "recovering journal" not in agent.run("/usr/bin/journalctl", "--no-pager", "-o", "cat", "-k", "-b").text
         stays_calm(agent)
         machine.power_off()

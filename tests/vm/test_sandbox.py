@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from tests.vm import inside
+from tests.vm.conftest import fresh
 from tests.vm.golden import Golden
 from tools.image.hardening.sandbox import OURS
 from tools.vm import guest
 from tools.vm.agent import Agent
-from tools.vm.images import WORK
 from tools.vm.journey import autonomous
 
 UNITS = "/usr/lib/systemd/system"
@@ -92,11 +92,12 @@ Found = dict[str, dict[str, Any]]
 @pytest.fixture(scope="module")
 def agent(golden: Golden) -> Iterator[Agent]:
     """A copy of the golden box, running; its agent."""
-    copy = golden.box.copy(WORK / "runs/test_sandbox/box")
+    copy = golden.box.copy(fresh("test_sandbox") / "box")
     with copy.running("sandbox") as machine:
         agent = machine.wait_agent()
         guest.wait_documents(agent, autonomous, "everything has started", 180)
         yield agent
+    copy.forget()
 
 
 @pytest.fixture(scope="module")

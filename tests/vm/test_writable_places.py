@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.vm.conftest import fresh
+from tests.vm.golden import Golden
 from tools.vm.agent import Agent
 
 PLACES = ("/var/tmp", "/tmp", "/run", "/dev/shm", "/var/lib/bsfg/agent")  # noqa: S108 - of the guest
@@ -117,17 +119,9 @@ for python in ("/usr/lib/bsfg/venv/bin/python", "/usr/bin/python3"):
 
 
 @pytest.fixture(scope="module")
-def agent(golden: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+def agent(golden: Golden) -> Iterator[Agent]:
     """One box for all attempts of this file: none of them may change anything."""
-    from tests.vm.golden import Golden
-    from tools.vm.images import WORK
-
-    assert isinstance(golden, Golden)
-    import shutil
-
-    folder = WORK / "runs" / "writable_places"
-    shutil.rmtree(folder, ignore_errors=True)
-    box = golden.box.copy(folder)
+    box = golden.box.copy(fresh("writable_places"))
     with box.running("attack") as machine:
         yield machine.wait_agent()
         machine.power_off()
