@@ -4,6 +4,7 @@
 MAKEFLAGS += --no-print-directory
 python := .venv/bin/python
 simulations ?= 10000
+workers ?= 2
 profile ?= cloud
 
 .DEFAULT_GOAL := help
@@ -18,8 +19,8 @@ setup: ## Install the missing Debian packages and make .venv
 demo: setup ## Watch facts cross between two zones on software TPMs while links are cut and processes killed (a minute)
 	@.venv/bin/bsfg demo
 
-test: setup ## Run the linters, the unit tests and the service tests
-	@$(python) -m pytest
+test: setup ## Run the linters, the service tests and the unit tests, two files at a time (workers=N; 0: one by one)
+	@$(python) -m pytest --numprocesses $(workers) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## Run the linters alone
 	@$(python) -m pytest tests/test_linters.py tests/unit/test_repository.py

@@ -11,15 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.guard"]
+pytest_plugins = ["tests.guard", "tests.side_by_side"]
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI") == "true"
 
-# A busy machine is no finding, so there is no deadline; CI looks at the same examples each time.
-settings.register_profile("repository", deadline=None, derandomize=IN_CI, print_blob=True)
+# A busy machine is no finding, so nothing is too slow; CI looks at the same examples each time.
+settings.register_profile(
+    "repository",
+    deadline=None,
+    derandomize=IN_CI,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("repository")
 
 

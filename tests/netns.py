@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -19,9 +18,9 @@ import pytest
 
 from tests.conftest import IN_CI
 from tests.processes import running
+from tests.side_by_side import leave_network
 
 T = TypeVar("T")
-CLONE_NEWNET: Final = 0x40000000
 _OWN: Final = Path("/proc/self/ns/net")
 
 
@@ -78,11 +77,6 @@ def own_thread() -> Iterator[Callable[[Callable[[], T]], T]]:
     """Runs what it is given in one thread that has a network of its own."""
     needed()
 
-    def leave() -> None:
-        library = ctypes.CDLL(None, use_errno=True)
-        if library.unshare(CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(leave).result()
+        pool.submit(leave_network).result()
         yield lambda work: pool.submit(work).result()

@@ -20,6 +20,7 @@ from appliance.watchdog.suspicions import Code
 from tests.conftest import IN_CI
 from tests.contracts.audit import USER_AVC, AuditContract, World
 from tests.fakes.audit import FakeAudit
+from tests.side_by_side import first_network
 from tests.tampering_audit import ANONYMOUS, AUDIT_TAMPERINGS, LOCKED, RULES, AuditTampering, refusal
 
 NETLINK_AUDIT = 9
@@ -35,7 +36,8 @@ def user_record(text: bytes) -> None:
 def kernel() -> Iterator[KernelAudit]:
     """This kernel's audit."""
     try:
-        audit = KernelAudit()
+        with first_network():
+            audit = KernelAudit()
     except OSError as error:
         if IN_CI:
             pytest.fail(f"audit: {error}")

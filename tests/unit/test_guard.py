@@ -97,7 +97,7 @@ def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     return outcome.stdout + outcome.stderr

@@ -28,6 +28,6 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         with capsys.disabled():
-            sys.stdout.write(f"\n  {line}\n")
+            sys.stderr.write(f"\n  {line}\n")  # a worker beside others has no standard output
 
     return say
