@@ -20,8 +20,10 @@ from tools.image import hardening
 from tools.image.hardening.build import kept_programs
 from tools.image.hardening.data import Area, controls
 from tools.vm import guest
-from tools.vm.journey import autonomous
+from tools.vm.hardware import TapNetwork, UserNetwork
+from tools.vm.journey import autonomous, quarantined
 from tools.vm.machine import Machine
+from tools.vm.segment import Segment
 
 REFUSED = {"EPERM", "EACCES"}
 SETTINGS = {name: value.split() for name, _, value in (c.value.partition("=") for c in controls(Area.SYSCTL))}
@@ -32,8 +34,12 @@ HARMLESS = ("lib/crc-itu-t.ko.xz", "lib/crc7.ko.xz", "lib/crc8.ko.xz", "net/802/
 @pytest.fixture(scope="module")
 def box(golden: Golden) -> Iterator[Machine]:
     """A copy of the golden box, running."""
-    copy = golden.box.copy(fresh("test_hardening") / "box")
-    with copy.running("hardening") as machine:
+    folder = fresh("test_hardening")
+    copy = golden.box.copy(folder / "box")
+    with (
+        Segment(folder / "plant") as plant,
+        copy.running("hardening", networks=(UserNetwork(), TapNetwork(plant.descriptor))) as machine,
+    ):
         guest.wait_documents(machine.wait_agent(), autonomous, "everything has started", 180)
         yield machine
     copy.forget()
@@ -106,6 +112,32 @@ def test_firewall_is_loaded(box: Machine) -> None:
     for device in ("uplink0", "plant0"):
         assert f'device "{device}" priority filter; policy drop' in rules
     assert "elements" in box.agent.check("/usr/sbin/nft", "list", "set", "inet", "bsfg", "hub4")
+
+
+def test_packet_socket(box: Machine) -> None:
+    """A frame by root on the uplink is dropped and counted.
+
+    Before the attacks below: they put the box into quarantine, and in the dark no rule is asked.
+    """
+    before = _dropped(box)
+    box.agent.run(
+        *_python(
+            "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('uplink0', 0));"
+            "s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 1); s.send(b'\\xff' * 12 + b'\\x08\\x00' + b'x' * 60)"
+        )
+    )
+    assert _dropped(box) == before + 1
+
+
+def _dropped(box: Machine) -> int:
+    rules = json.loads(box.agent.check("/usr/sbin/nft", "-j", "list", "table", "netdev", "bsfg"))["nftables"]
+    return sum(
+        part["counter"]["packets"]
+        for rule in rules
+        if rule.get("rule", {}).get("comment") == "HRD-NET-051"
+        for part in rule["rule"]["expr"]
+        if "counter" in part
+    )
 
 
 def test_masked_units(box: Machine) -> None:
@@ -276,29 +308,6 @@ def test_a_protocol_loads_no_driver(kernel: dict[str, Any]) -> None:
     assert {key: result for key, result in kernel["protocols"].items() if result not in missing} == {}
 
 
-def test_packet_socket(box: Machine) -> None:
-    """A frame by root on the uplink is dropped and counted."""
-    before = _dropped(box)
-    box.agent.run(
-        *_python(
-            "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('uplink0', 0));"
-            "s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 1); s.send(b'\\xff' * 12 + b'\\x08\\x00' + b'x' * 60)"
-        )
-    )
-    assert _dropped(box) == before + 1
-
-
-def _dropped(box: Machine) -> int:
-    rules = json.loads(box.agent.check("/usr/sbin/nft", "-j", "list", "table", "netdev", "bsfg"))["nftables"]
-    return sum(
-        part["counter"]["packets"]
-        for rule in rules
-        if rule.get("rule", {}).get("comment") == "HRD-NET-051"
-        for part in rule["rule"]["expr"]
-        if "counter" in part
-    )
-
-
 def test_denials_are_recorded(box: Machine, kernel: dict[str, Any]) -> None:
     """What was refused above stands in the journal."""
     assert kernel
@@ -306,6 +315,17 @@ def test_denials_are_recorded(box: Machine, kernel: dict[str, Any]) -> None:
     for what in ("denied", "module", "peek"):
         assert f'key="{what}"' in said or f"key={what}" in said, what
     assert "IPE" in said or "ipe_op" in said
+
+
+def test_a_refused_program_is_quarantine(box: Machine, kernel: dict[str, Any]) -> None:
+    """The kernel's word that it refused one, out of the audit's records, is enough for the watchdog."""
+    assert set(kernel["run"].values()) <= REFUSED
+
+    def told(found: guest.Documents) -> bool:
+        notes = found.get("watchdog", {}).get("notes", [])
+        return quarantined(found) and "executable_refused" in {note["code"] for note in notes}
+
+    guest.wait_documents(box.agent, told, "the watchdog hears of the program that was refused", 120)
 
 
 def test_no_prompt_at_a_fault(box: Machine) -> None:

@@ -28,6 +28,8 @@ from tools.vm.stick import Stick
 
 NOT_CONFIGURED: Final = r"NOT CONFIGURED"
 QUARANTINED: Final = r"QUARANTINED"
+FIRST_BOOT_S: Final = 300.0
+"""The disk is made, and its recovery key shown for a minute, before there is a page."""
 SCRUBBED_S: Final = 420.0
 """The first scrub begins four minutes after the watchdog (:mod:`appliance.watchdog.probes.scrub`)."""
 
@@ -74,7 +76,7 @@ def configure(box: Box, hub: BenchHub, folder: Path) -> None:
     stick = Stick(folder / "site.stick", [(SITE_ON_ESP, hub.site()), (VOUCHER_ON_ESP, voucher)])
     with beside(box, hub, "configured", usb=True) as journey:
         machine = journey.machine
-        machine.wait(NOT_CONFIGURED, what="the page says that there is no site configuration")
+        machine.wait(NOT_CONFIGURED, what="the page says that there is no site configuration", seconds=FIRST_BOOT_S)
         since = machine.serial.position
         stick.put_in(machine)
         machine.wait(r"stick_restarting", what="the page says that the configuration was taken", since=since)
