@@ -69,5 +69,5 @@ def test_an_older_image_is_refused_by_the_hub(bench: Bench, image: Image) -> Non
 
 def refused(found: guest.Documents) -> bool:
     """The hub's answer has come to the agent."""
-    problems = [problem.get("reason", "") for problem in found.get("agent", {}).get("problems", [])]
-    return any(reason.startswith("attestation") for reason in problems)
+    problems = {problem.get("reason", "") for problem in found.get("agent", {}).get("problems", [])}
+    return "attestation_failed" in problems

@@ -63,8 +63,7 @@ def test_units_from_outside_do_not_run(bench: Bench, control: Callable[[], None]
         assert "@system" not in journey.seen["credentials"]
         assert journey.seen["pcrs"]["12"] == bench.golden.report["seen"]["pcrs"]["12"]
         strings = agent.python(
-            "import glob; print(sum(open(p, 'rb').read().count(b'io.systemd.credential')"
-            " for p in glob.glob('/sys/firmware/dmi/entries/11-*/raw')))"
+            "print(open('/sys/firmware/dmi/tables/DMI', 'rb').read().count(b'io.systemd.credential'))"
         )
         assert int(strings) == len(ATTACKS), "the attack did not reach the guest"
         stays_calm(agent)

@@ -13,9 +13,12 @@ from tests.vm.conftest import Bench
 from tools.vm.journey import FACTS, ORDERS, beside
 
 
-@pytest.mark.parametrize("clock", ["2001-01-01T00:00:00", "2044-06-01T00:00:00"])
+@pytest.mark.parametrize("clock", ["2001-01-01T00:00:00", "2036-06-01T00:00:00"])
 def test_a_wrong_clock_does_not_stop_the_box(clock: str, bench: Bench, control: Callable[[], None]) -> None:
-    """Boundary time comes from the hub and the TPM; the clock on the wall decides nothing."""
+    """Boundary time comes from the hub and the TPM; the clock on the wall decides nothing.
+
+    Systemd puts it right by itself when it is before its own release, or more than fifteen years after it.
+    """
     control()
     hub, box = bench.hub(), bench.box()
     with hub.running(), beside(box, hub, "clock", clock=clock) as journey:
