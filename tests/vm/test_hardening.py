@@ -20,6 +20,7 @@ from tools.image import hardening
 from tools.image.hardening.build import kept_programs
 from tools.image.hardening.data import Area, controls
 from tools.vm import guest
+from tools.vm.agent import PYTHON
 from tools.vm.hardware import TapNetwork, UserNetwork
 from tools.vm.journey import autonomous, quarantined
 from tools.vm.machine import Machine
@@ -66,7 +67,7 @@ _EXISTS = "import glob, sys; print(bool(glob.glob('/usr/lib/modules/*/kernel/' +
 
 
 def _python(text: str) -> tuple[str, ...]:
-    return ("/usr/lib/bsfg/venv/bin/python", "-I", "-c", text)
+    return (*PYTHON, text)
 
 
 def _removed() -> list[str]:

@@ -17,6 +17,7 @@ from tests.vm import inside
 from tests.vm.conftest import fresh
 from tests.vm.golden import Golden
 from tools.image.hardening.sandbox import OURS
+from tools.image.launcher import STOCK
 from tools.vm import guest
 from tools.vm.agent import Agent
 from tools.vm.journey import autonomous
@@ -124,7 +125,7 @@ def _unit(agent: Agent, unit: str) -> None:
 
 
 def _write_unit(agent: Agent, name: str, text: str) -> None:
-    start = f"/usr/lib/bsfg/venv/bin/python -I /run/attack/program.py '{' '.join(PLACES)}'"
+    start = f"/{STOCK} -I /run/attack/program.py '{' '.join(PLACES)}'"
     agent.write(
         f"/run/systemd/system/attack-{name}.service",
         f"[Service]\n{text}\n[Service]\nType=oneshot\nExecStart={start}\nExecStartPost=\nTimeoutStartSec=60\n"

@@ -17,7 +17,7 @@ from typing import Final
 from tests.vm.conftest import Bench
 from tests.vm.releasing import signed_by_both
 from tools.vm import guest, pace
-from tools.vm.agent import Agent
+from tools.vm.agent import PYTHON, Agent
 from tools.vm.frames import Frames
 from tools.vm.hardware import UPLINK_MAC
 from tools.vm.hub import BenchHub
@@ -116,7 +116,7 @@ def codes_found(journey: Journey) -> None:
     """Tamper in every other way; each is noted by its own code."""
     agent = journey.machine.agent
     for text in STAYS.values():
-        agent.start("/usr/lib/bsfg/venv/bin/python", "-I", "-c", text)
+        agent.start(*PYTHON, text)
     for text in BESIDES.values():
         agent.python(text)
     wanted = {*BESIDES, *STAYS, FIRST}

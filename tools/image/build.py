@@ -11,6 +11,7 @@ from typing import Final
 import appliance
 from tools.image import esp, hardening, sandbox, uki
 from tools.image.keys import BuildKeys
+from tools.image.launcher import launcher_tree
 from tools.image.mirror import Mirror
 from tools.image.places import Places
 from tools.image.progress import Say, step
@@ -21,6 +22,8 @@ COMPONENTS: Final = {"cloud": "main", "test": "main", "metal": "main non-free-fi
 MKOSI_PROFILES: Final = {"cloud": ("cloud",), "test": ("cloud", "test"), "metal": ("metal",)}
 OWN_TREES: Final = {"root": "mkosi.extra", "initrd": "mkosi.images/initrd/mkosi.extra"}
 """What of ``image/`` is laid over the root and the initrd."""
+LAUNCHER: Final = "lists/launcher"
+"""In a profile's work folder: our Python, which mkosi's last script puts where the packaged one was."""
 TRIES: Final = 3
 """How often a new system is tried before the one before it is started again."""
 
@@ -45,6 +48,7 @@ def build(places: Places, profile: str, say: Say, *, incremental: bool = False) 
         python = site_tree(places, tools, epoch)
     with step(say, "generated files"):
         generated = _generate(places, tools, keys, profile, (version, epoch))
+        launcher_tree(places, tools, work / LAUNCHER)
         seen = sandbox.sandbox_tree(work / "sandbox", mirror, COMPONENTS[profile])
     with step(say, "mkosi: packages, initrd, root, verity"):
         command = _mkosi(places, keys, profile, (version, epoch), [generated, python], seen)

@@ -23,6 +23,7 @@ from tools.image.dpkg import Dpkg, Linked, Package
 from tools.image.errors import BuildError
 from tools.image.gobuild import GoBuild
 from tools.image.hardening.build import INITRD, PROGRAM_FOLDERS
+from tools.image.launcher import PROGRAM, STOCK, check_interpreters
 from tools.image.owners import PRODUCT, Distribution, Made, Owners, distributions, python_owners
 from tools.image.places import Places
 from tools.image.release.inputs import DEBIAN_SOURCE, GO, GO_LIBRARY, RootLinked
@@ -52,6 +53,10 @@ MADE_IN_ROOT: Final = (
     Made("/etc/chrony/chrony.keys", "no keys, a comment, by the maintainer script of chrony"),
     Made("/etc/locale.conf", "language C.UTF-8, by mkosi"),
     Made("/etc/ssl/certs/ca-certificates.crt", "the files of ca-certificates in one, by update-ca-certificates"),
+)
+MADE_IN_TEST: Final = (
+    *MADE_IN_ROOT,
+    Made(f"/{STOCK}", "the interpreter of python3.13-minimal at another place, for the tests"),
 )
 MADE_IN_INITRD: Final = (*MADE, Made(f"/{SIGNATURE_FILE}", "signature of the root hash, by the verity key"))
 MADE_OF_MICROCODE: Final = (
@@ -116,14 +121,16 @@ def take(places: Places, tools: ToolsTree, profile: str) -> Inventory:
     root = extract_root(tools, out / "appliance.root.raw", work / "contents/root")
     dpkg = Dpkg.read(work / "lists/dpkg"), Dpkg.read(work / "lists/dpkg-initrd")
     python = distributions(places.build / "work/python/tree")
-    trees = (work / "own/root", work / "root", places.build / "work/python/tree")
-    of_root = Owners((dpkg[0],), trees, python_owners(python), MADE_IN_ROOT)
+    launcher = work / "lists/launcher"
+    trees = (work / "own/root", work / "root", launcher, places.build / "work/python/tree")
+    of_root = Owners((dpkg[0],), trees, python_owners(python), MADE_IN_TEST if profile == "test" else MADE_IN_ROOT)
     of_initrd = Owners((dpkg[1], dpkg[0]), (work / "own/initrd",), None, MADE_IN_INITRD)
     nodes, initrd = read_tree(root), read_initrd(parts_of(out / "appliance.efi")[".initrd"])
     for part, found_there in ((profile, nodes), (INITRD, initrd)):
         check_removed(part, found_there)
         check_programs(part, found_there)
         check_libraries(part, found_there)
+    check_interpreters(profile, nodes, launcher / PROGRAM, dpkg[0].md5[f"/{PROGRAM}"])
     if taken := {"/uki", "/esp"} & {node.path for node in nodes}:
         raise BuildError(f"the root has a folder {', '.join(sorted(taken))}, which the list of files needs")
     found = [

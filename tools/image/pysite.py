@@ -23,12 +23,7 @@ PYTHON: Final = "python3.13"
 _STRIPPED: Final = ("*.pyi", "*.pyx", "*.pxd", "*.c", "*.h", "tests", "test", "__pycache__")
 """Nothing runs these."""
 COMMAND: Final = Path("usr/bin/bsfg")
-_COMMAND_TEXT: Final = f"""#!/{VENV}/bin/python -IB
-# SPDX-License-Identifier: Apache-2.0
-from appliance.cli.main import main
-
-main()
-"""
+"""Runs no script: Python knows what it is by this name, see ``image/launcher``."""
 _OF_INSTALLATION: Final = ("direct_url.json", "REQUESTED", "INSTALLER")
 _ALSO_RUN: Final = ("cffi",)
 """Packages of the build's list that what is built needs at run time, too."""
@@ -125,8 +120,7 @@ def _finish(tools: ToolsTree, tree: Path, packages: Path, epoch: int) -> None:
     (venv / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.13\n", "utf-8")
     command = tree / COMMAND
     command.parent.mkdir(parents=True, exist_ok=True)
-    command.write_text(_COMMAND_TEXT, "utf-8")
-    command.chmod(0o755)
+    command.symlink_to(PYTHON)
     inside = "/" / VENV / "lib" / PYTHON / "site-packages"
     options = ("-q", "--invalidation-mode", "unchecked-hash", "-s", packages, "-p", inside)
     tools.run(

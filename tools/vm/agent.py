@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tools.image.launcher import STOCK
 from tools.vm.faults import AgentError
 
-PYTHON: Final = ("/usr/lib/bsfg/venv/bin/python", "-I", "-c")
-"""How the image's Python runs a text."""
+PYTHON: Final = (f"/{STOCK}", "-I", "-c")
+"""How a text is run: by the packaged interpreter, which an image of profile ``test`` has beside the product's, for that one
+refuses texts."""
 _CHUNK: Final = 48 * 1024
 _POLL_S: Final = 0.3
 
