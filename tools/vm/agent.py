@@ -20,7 +20,7 @@ from tools.image.launcher import STOCK
 from tools.vm.faults import AgentError
 
 PYTHON: Final = (f"/{STOCK}", "-I", "-c")
-"""How a text is run: by the packaged interpreter, which an image of profile ``test`` has beside the product's, for that one
+"""How a text is run: by the packaged interpreter, which an image of profile ``test`` has beside the product's; that one
 refuses texts."""
 _CHUNK: Final = 48 * 1024
 _POLL_S: Final = 0.3
