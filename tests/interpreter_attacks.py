@@ -99,11 +99,7 @@ def attacks(place: Path, package: Path, library: Path) -> dict[str, Attack]:
     module = ["-m", "appliance.cli", "--version"]
     ours, cli, first = made["sources"] / "appliance", package / "cli.py", package / "__init__.py"
     cached = package / f"__pycache__/__init__.{_TAG}.pyc"  # on a box it is read instead of the source
-    over = (
-        (made["prefix"] / str(package).lstrip("/") / cached.name, cached)
-        if cached.is_file()
-        else (ours / first.name, first)
-    )
+    over = (made["compiled"] / "appliance" / "__init__.pyc", cached) if cached.is_file() else (ours / first.name, first)
     found |= {
         "text": Attack(["-I", "-c", CODE]),
         "standard input": Attack([], CODE),

@@ -25,6 +25,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -147,6 +148,21 @@ static const wchar_t *refused(const PyConfig *config)
     return after == L'\0' || after == L'.' ? NULL : config->run_module;
 }
 
+/* Write a word of the command line as it was given, on one line. Python has no function for it before it is initialised. */
+static void say(const wchar_t *text)
+{
+    char bytes[MB_LEN_MAX];
+    for (; *text != L'\0'; text++) {
+        int length = wctomb(bytes, *text);
+        if (*text >= 0xDC80 && *text <= 0xDCFF) /* a byte that was no text */
+            fputc((int)(*text & 0xFF), stderr);
+        else if (length > 0 && *text >= L' ')
+            fwrite(bytes, 1, (size_t)length, stderr);
+        else
+            fputc('?', stderr);
+    }
+}
+
 static void check(PyStatus status)
 {
     if (PyStatus_Exception(status)) /* also for -V and -h, which end well */
@@ -184,14 +200,16 @@ int main(int argc, char **argv)
     PyConfig_InitPythonConfig(&config);
     config.isolated = 1;
     config.use_environment = 0;
+    config.write_bytecode = 0; /* -B: there is nowhere to write it */
     check(PyConfig_SetBytesString(&config, &config.program_name, BSFG_PYTHON));
     check(PyConfig_SetBytesString(&config, &config.executable, BSFG_PYTHON));
     check(PyConfig_SetBytesArgv(&config, count, words));
     check(PyConfig_Read(&config));
     const wchar_t *what = refused(&config);
     if (what != NULL) {
-        const char *text = Py_EncodeLocale(what, NULL);
-        fprintf(stderr, "python: refused: %s: only modules of the product run here (-m appliance...)\n", text ? text : "?");
+        fputs("python: refused: ", stderr);
+        say(what);
+        fputs(": only modules of the product run here (-m appliance...)\n", stderr);
         return REFUSED;
     }
     check(Py_InitializeFromConfig(&config));
