@@ -67,7 +67,15 @@ def packages(place: Path, package: Path) -> dict[str, Path]:
         cached = prefix / str(package).lstrip("/") / f"{name}.{_TAG}.pyc"
         byte_code(cached, name)
     byte_code(compiled / "encodings/__init__.pyc", "encodings")
-    return {"sources": sources, "compiled": compiled, "prefix": prefix}
+    paths, home = place / "paths", place / "home"
+    paths.mkdir()
+    (paths / "attack.pth").write_text(f"import sys; {LINE}\n")
+    library = home / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}"
+    (library / "encodings").mkdir(parents=True)
+    for each in (library / "os.py", library / "encodings/__init__.py"):
+        each.write_text(CODE)
+    (place / "pyvenv.cfg").write_text(f"home = {home}/bin\n")
+    return {"sources": sources, "compiled": compiled, "prefix": prefix, "paths": paths}
 
 
 def scripts(place: Path) -> dict[str, Path]:
@@ -99,6 +107,7 @@ def attacks(place: Path, package: Path, library: Path) -> dict[str, Attack]:
     module = ["-m", "appliance.cli", "--version"]
     ours, cli, first = made["sources"] / "appliance", package / "cli.py", package / "__init__.py"
     cached = package / f"__pycache__/__init__.{_TAG}.pyc"  # on a box it is read instead of the source
+    environment = package.parents[3] / "pyvenv.cfg"
     over = (made["compiled"] / "appliance" / "__init__.pyc", cached) if cached.is_file() else (ours / first.name, first)
     found |= {
         "text": Attack(["-I", "-c", CODE]),
@@ -121,6 +130,8 @@ def attacks(place: Path, package: Path, library: Path) -> dict[str, Attack]:
         "file of the system that runs a text": Attack(["-I", str(library / "timeit.py"), "-n1", "-r1", LINE]),
         "package mounted over": Attack(["-I", "-B", *module], binds=[(ours, package)]),
         "file mounted over": Attack(["-I", "-B", *module], binds=[over]),
+        "site-packages mounted over": Attack(["-I", "-B", *module], binds=[(made["paths"], package.parent)]),
+        "environment mounted over": Attack(["-I", "-B", *module], binds=[(place / "pyvenv.cfg", environment)]),
         "byte code mounted over": Attack(["-I", "-B", *module], binds=[(made["compiled"] / "appliance", package)]),
         "library mounted over": Attack(
             ["-I", "-B", *module], binds=[(made["compiled"] / "encodings", library / "encodings")]

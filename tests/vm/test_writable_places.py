@@ -131,7 +131,7 @@ def test_python_imports_nothing_from_a_writable_place(place: str, agent: Agent) 
 
 def test_python_runs_no_script_from_a_writable_place(agent: Agent) -> None:
     """However it is called: by a file, a text, a prompt, a module that runs something else, mounts over the system."""
-    assert len(_attacked(agent, PLACES[0], ())) >= 35
+    assert len(_attacked(agent, PLACES[0], ())) >= 37
 
 
 def test_the_products_python_runs_the_product(agent: Agent) -> None:
