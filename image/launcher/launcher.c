@@ -12,10 +12,10 @@
  *  - Each file that Python takes code from is opened here, and only if the kernel would also run it as a program: it is
  *    mapped as one (IPE judges that), and it must lie on the device that this program itself lies on, erofs and read-only.
  *    The check is made on the very descriptor that is read from, so nothing can be exchanged in between.
- *  - Byte code without a source is the one kind that Python does not open this way: it is never read.
+ *  - Byte code without a source is opened so by Debian's Python 3.13 and not by older ones: in any other way it is never read.
  *
- * All hooks are set before Python is initialised, in C; code in Python can neither see nor remove them. What they cannot
- * prevent: code that already runs in a process can exec() what it reads.
+ * All hooks are set before Python is initialised, in C; Python has no call that takes them away. What they cannot prevent:
+ * code that already runs in a process can exec() what it reads, and with ctypes change the process itself.
  *
  * Build settings: BSFG_PYTHON, the interpreter's path in the venv. BSFG_SIMULATED_ROOT is for tests on a machine whose
  * system is not erofs: the device counts, its kind does not.
