@@ -5,7 +5,7 @@ Tests take ports that are free and listen on them a moment later; brokers are en
 Two workers in one network would now and then take a port from each other, so each has a loopback of its own. That needs
 root; anybody else's workers share the network of the machine.
 
-As soon as a file is done, one line says how many tests it has, how long they took, and which of them failed.
+A test that failed is named at once. When a file is done, one line says how many tests it has and how long they took.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ctypes
 import os
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -63,7 +63,6 @@ class FilesDone:
         self._left: Counter[str] = Counter()
         self._tests: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._failed: dict[str, list[str]] = {}
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
@@ -72,31 +71,29 @@ class FilesDone:
             self._tests = Counter(_file(each) for each in ids)
             self._left = Counter(self._tests)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_report_teststatus(self, report: object) -> tuple[str, str, str] | None:
-        """No letter for a test that passed."""
-        plain = isinstance(report, pytest.TestReport) and report.passed and not hasattr(report, "wasxfail")
-        return ("passed" if report.when == "call" else "", "", "") if plain else None  # type: ignore[attr-defined]
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self) -> Generator[None, tuple[str, str, object], tuple[str, str, object]]:
+        """As pytest says it, without the letter."""
+        category, _, word = yield
+        return category, "", word
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count, and tell."""
+        """Tell at once of a test that failed, and of a file that is done."""
         file = _file(report.nodeid)
         self._seconds[file] += report.duration
         if report.failed:
-            self._failed.setdefault(file, []).append(report.nodeid.partition("::")[2])
+            self._tell(f"failed in its {report.when}: {report.nodeid}", red=True)
         if report.when in ("setup", "call"):  # else it is over, or its worker crashed in it
             return
         self._left[file] -= 1
         if not self._left[file]:
-            self._tell(file)
+            percent = 100 - 100 * sum(self._left.values()) // max(1, sum(self._tests.values()))
+            self._tell(f"[{percent:3}%] {self._seconds[file]:6.1f} s {self._tests[file]:4} tests  {file}")
 
-    def _tell(self, file: str) -> None:
-        done = sum(self._tests.values()) - sum(self._left.values())
-        percent = 100 * done // max(1, sum(self._tests.values()))
+    def _tell(self, line: str, **markup: bool) -> None:
         self._terminal.ensure_newline()
-        self._terminal.write_line(f"[{percent:3}%] {self._seconds[file]:6.1f} s {self._tests[file]:4} tests  {file}")
-        for name in self._failed.get(file, []):
-            self._terminal.write_line(f"       failed: {name}", red=True)
+        self._terminal.write_line(line, **markup)
+        self._terminal.flush()
 
 
 def _file(nodeid: str) -> str:
