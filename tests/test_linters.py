@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
+
+from tests import processes
+
+LIMIT_S: Final = 540.0
+"""For one linter. mypy with an empty cache takes half a minute of a processor, which on a busy machine is minutes."""
+pytestmark = pytest.mark.time_limit(LIMIT_S)
 
 FindTool = Callable[[str], str]
 
 
 def run(root: Path, *command: str | Path) -> None:
     """Run a linter at the top of the checkout; what it prints is the failure's text."""
-    outcome = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    outcome = processes.run(command, cwd=root, limit_s=LIMIT_S - 20)
     if outcome.returncode:
         pytest.fail(f"{Path(command[0]).name} found something:\n{outcome.stdout}{outcome.stderr}", pytrace=False)
 
