@@ -33,6 +33,8 @@ BOOTED: Final = 7 * 3600.0
 """Seconds since it was switched on."""
 FINGERPRINT: Final = "6f0c1de2" * 8
 EVIDENCE: Final = "5f0c2a9e" * 8
+REQUEST: Final = "BSFG:R1:" + "EIRCEIRSR5T6D3UCKD5X" * 10 + "WNFUOHYTU463XZI"
+"""As long as a request for release is, and no request."""
 _EFI: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _LOADER: Final = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
@@ -193,6 +195,7 @@ def _quarantined(root: Path) -> None:
 def in_quarantine(root: Path, code: str = "kexec_loaded", detail: str = "9 MB, not signed", **changes: Any) -> None:
     """Let the watchdog write its document, as it stands on a box in quarantine."""
     stands = {"phase": "quarantined", "code": code, "detail": detail, "counter": 2, "evidence": EVIDENCE}
+    stands |= {"request": REQUEST}
     problems = [
         {"reason": code, "detail": detail, "hint": "", "where": "kernel"},
         {"reason": "probe_blind", "detail": "seen 25 s ago", "hint": "", "where": "quote"},
@@ -205,7 +208,12 @@ def _quarantined_tpm_busy(root: Path) -> None:
     healthy(root)
     keeper(root, KeeperState.LATCHED, "tpm_busy: it takes no command")
     agent(root, **{**away(1500), "boundary": BoundaryStatus(state="latched")})
-    in_quarantine(root, "operator_request", "the cabinet was open (uid 0)", counter=None, evidence="")
+    in_quarantine(root, "operator_request", "the cabinet was open (uid 0)", counter=None, evidence="", request="")
+
+
+def _quarantined_stick(root: Path) -> None:
+    _quarantined(root)
+    tell(root, "stick", state="written", detail="bsfg/evidence-5f0c2a9e5f0c2a9e")
 
 
 def _released(root: Path) -> None:
@@ -349,6 +357,7 @@ def _much_at_once(root: Path) -> None:
 
 CASES: Final[dict[str, tuple[Overall, Callable[[Path], None]]]] = {
     "quarantined": (Overall.QUARANTINED, _quarantined),
+    "quarantined_stick": (Overall.QUARANTINED, _quarantined_stick),
     "quarantined_tpm_busy": (Overall.QUARANTINED, _quarantined_tpm_busy),
     "released": (Overall.RELEASED, _released),
     "trouble_quarantine_in_doubt": (Overall.TROUBLE, _in_doubt),

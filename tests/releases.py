@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from appliance.boundary.names import parse_zone
+from appliance.keys.attestation.quote import qualified_name
 from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.enrolment.birth import BirthPolicy
 from appliance.keys.release import Release, ReleaseRequest, add_signature, new_release
 from appliance.keys.tpm.policy import BOUND_PCRS, BoundaryPolicy, DeviceRef, counter_public
-from appliance.keys.tpm.public import BOUNDARY, Attestation, ecdsa_public_of, sha256, sized
+from appliance.keys.tpm.public import ATTESTATION, BOUNDARY, Attestation, ecdsa_public_of, name_of, sha256, sized
 from tests.tpm import image_key, people
 
 ZONE = parse_zone("plant-a")
@@ -22,9 +23,11 @@ PCRS = {pcr: bytes([pcr]) * 32 for pcr in BOUND_PCRS}
 EVIDENCE = sha256(b"evidence")
 
 
-def statement(counter: int, evidence: bytes, kind: int = 0x8014, offset: int = 0) -> bytes:
-    """TPMS_ATTEST of NV_Certify, as part 2, 10.12.12 lays it out."""
-    head = struct.pack(">IH", 0xFF544347, kind) + sized(b"\0\x0b" + bytes(32)) + sized(evidence)
+def statement(
+    counter: int, evidence: bytes, kind: int = 0x8014, offset: int = 0, signer: bytes = b"\0\x0b" + bytes(32)
+) -> bytes:
+    """TPMS_ATTEST of NV_Certify, as part 2, 10.12.12 lays it out. :param signer: the qualified Name of the key."""
+    head = struct.pack(">IH", 0xFF544347, kind) + sized(signer) + sized(evidence)
     return head + bytes(25) + sized(counter_public().written().name) + struct.pack(">HHQ", offset, 8, counter)
 
 
@@ -54,7 +57,8 @@ class Case:
         keys, them = people(operators)
         policy = BoundaryPolicy(DeviceRef(b"\x22" * 32), them, image_key().public_key())
         attestation_key = ec.generate_private_key(ec.SECP256R1())
-        text = statement(7, EVIDENCE)
+        name = name_of(ecdsa_public_of(attestation_key.public_key(), ATTESTATION))
+        text = statement(7, EVIDENCE, signer=qualified_name(name))
         certificate = Attestation(text, attestation_key.sign(text, ec.ECDSA(hashes.SHA256())))
         boundary = ec.generate_private_key(ec.SECP256R1()).public_key()
         public = ecdsa_public_of(boundary, BOUNDARY, policy.auth_policy(policy.x(6, PCRS)))

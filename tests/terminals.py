@@ -6,7 +6,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_SEQUENCE: Final = re.compile(r"\x1b\[(\?25[hl]|[0-9;]*[HJK])")
+_SEQUENCE: Final = re.compile(r"\x1b\[(\?25[hl]|[0-9;]*[HJKm])")
+_BLOCKS: Final = frozenset("\u2580\u2584\u2588")
+_COLOURS: Final = {"0;1;37;40": True, "0": False}
+"""Which colours the page sets: bright white on black, and the terminal's own."""
 
 
 class Terminal:
@@ -17,6 +20,8 @@ class Terminal:
         self.cells = [[" "] * columns for _ in range(rows)]
         self.row = self.column = 0
         self.cursor = True
+        self.coloured = False
+        """Whether what is written now is bright white on black."""
         self.scrolled = 0
         """How often the screen had to scroll."""
 
@@ -36,6 +41,20 @@ class Terminal:
             self._put(text[place])
             place += 1
 
+    def picture(self, cell: int = 8) -> memoryview:
+        """The screen as a camera sees it: light on black, a grey byte for each pixel. Words are a pattern of their own.
+
+        :param cell: how wide a character is; it is twice as high.
+        """
+        upper = {"\u2588": 255, "\u2580": 255, "\u2584": 0, " ": 0}
+        lower = {"\u2588": 255, "\u2580": 0, "\u2584": 255, " ": 0}
+        rows = bytearray()
+        for row in self.cells:
+            for half in (upper, lower):
+                line = b"".join(bytes([half.get(character, 90)]) * cell for character in row)
+                rows += line * cell
+        return memoryview(bytes(rows)).cast("B", (self.rows * 2 * cell, self.columns * cell))
+
     def _put(self, character: str) -> None:
         if character == "\r":
             self.column = 0
@@ -46,7 +65,7 @@ class Terminal:
                 self.row, self.scrolled = self.rows - 1, self.scrolled + 1
         elif character == "\x18":
             pass  # ends a sequence that was cut off
-        elif " " <= character <= "~":
+        elif " " <= character <= "~" or (character in _BLOCKS and self.coloured):
             if self.column >= self.columns:
                 raise ValueError(f"beyond the last column: {character!r}")
             self.cells[self.row][self.column] = character
@@ -59,7 +78,9 @@ class Terminal:
             self.cursor = sequence.endswith("h")
             return
         numbers, action = sequence[:-1], sequence[-1]
-        if action == "H":
+        if action == "m":
+            self.coloured = _COLOURS[numbers]
+        elif action == "H":
             row, _, column = numbers.partition(";")
             self.row, self.column = int(row or 1) - 1, int(column or 1) - 1
         elif action == "K" and not numbers:

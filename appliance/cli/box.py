@@ -43,6 +43,11 @@ def status(root: Path, watch: bool, output: str) -> None:
     Ends with 0 while local work goes on and nothing needs hands, 3 when the box is not ready, not configured or not let
     in yet, 1 when something needs hands, 4 when the hub refuses it, 5 in quarantine.
     """
+    show(root, output, watch=watch)
+
+
+def show(root: Path, output: str, *, watch: bool = False) -> None:
+    """Show how the box is whose file system this is. :raises Exit: with the exit code of its state."""
     from appliance.console.model import Looker
 
     looker = Looker(root)

@@ -38,12 +38,12 @@ def output_option(*forms: str) -> Callable[[F], F]:
     )
 
 
-def dir_option() -> Callable[[F], F]:
+def dir_option(*, required: bool = True) -> Callable[[F], F]:
     """The option ``--dir``: the folder of a development environment."""
     return click.option(
         "--dir",
         "folder",
-        required=True,
+        required=required,
         envvar="BSFG_DIR",
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder of the development environment (or the variable BSFG_DIR).",

@@ -6,6 +6,7 @@ All of it asks the watchdog, on its own socket: nothing here cuts or locks anyth
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -76,12 +77,12 @@ def enter(reason: str, yes: bool, dry_run: bool, socket: Path, output: str) -> N
 
 
 @quarantine.command()
-@click.argument("release_file", metavar="RELEASE", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("release_file", metavar="RELEASE", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Check what can be checked here, and hand nothing in.")
 @socket_option()
 @output_option("text", "json")
 def release(release_file: Path, dry_run: bool, socket: Path, output: str) -> None:
-    """Hand in RELEASE, which two operators have signed over the evidence of this quarantine.
+    """Hand in RELEASE, which two operators have signed over the evidence of this quarantine; "-" is standard input.
 
     The watchdog compares evidence and counter, the TPM checks the signatures. Then the box waits to be started again,
     and speaks when everything is proven anew.
@@ -89,7 +90,7 @@ def release(release_file: Path, dry_run: bool, socket: Path, output: str) -> Non
     from appliance.keys.release import MAXIMUM_BYTES, Release
 
     try:
-        with release_file.open("rb") as file:
+        with click.open_file(str(release_file), "rb") as file:
             data = file.read(MAXIMUM_BYTES + 1)
     except OSError as error:
         raise RefusedError(Reason.BAD_INPUT, f"{release_file}: {error.strerror}") from error
@@ -157,16 +158,19 @@ def _show(values: Mapping[str, Any], output: str) -> None:
 
 
 def _lines(stands: Mapping[str, Any]) -> Iterator[str]:
-    from appliance.console.page import moment
+    from appliance.console.page import moment, span
 
     yield _HEADLINES.get(stands["phase"], stands["phase"])
     if stands.get("code"):
         detail = f" ({stands['detail']})" if stands["detail"] else ""
         yield f"  why       {stands['code']}: {stands['cause']}{detail}"
         if stands["since_unix_ms"]:
-            yield f"  since     {moment(stands['since_unix_ms'] / 1000)} UTC by this box's clock"
+            since = stands["since_unix_ms"] / 1000
+            yield f"  since     {moment(since)} UTC by this box's clock, {span(time.time() - since)} ago"
         yield f"  counter   {stands['counter'] if stands['counter'] is not None else 'not yet known'}"
         yield f"  evidence  {stands['evidence'] or 'not yet complete'}"
+        if stands.get("request"):
+            yield f"  request   {stands['request']}"
         for step in stands["steps"]:
             yield f"  {step['step']:<9} {_step(step)}"
     for name in ("cut_problem", "unwritten"):
@@ -174,6 +178,8 @@ def _lines(stands: Mapping[str, Any]) -> Iterator[str]:
             yield f"  problem   {stands[name]}"
     if stands.get("next_step"):
         yield f"  do        {stands['next_step']}"
+    for step in stands.get("way_out", ()):
+        yield f"            {step}"
 
 
 def _step(step: Mapping[str, Any]) -> str:

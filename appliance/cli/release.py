@@ -8,7 +8,7 @@ network and without a TPM, on files.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from appliance.keys.release import Release, ReleaseRequest
 
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
+REQUEST_HELP: Final = "The request of the box: a file, or the text of its QR code."
 KEEPER_HELP: Final = "The keeper's socket on the box (or the variable BSFG_KEEPER)."
 
 
@@ -55,7 +56,7 @@ def request(request_file: Path, socket: Path, evidence: Path, output: str) -> No
 @release.command()
 @click.argument("release_file", metavar="RELEASE", type=FILE)
 @click.option("--box", "box_file", required=True, type=FILE, help="The box file, kept since enrolment.")
-@click.option("--request", "request_file", required=True, type=FILE, help="The request of the box.")
+@click.option("--request", "requests", required=True, multiple=True, metavar="REQUEST", help=REQUEST_HELP)
 @click.option("--key", required=True, type=FILE, help="Your release key.")
 @passphrase_option()
 @click.option("--evidence", type=FILE, help="The evidence you have read; it must be the one of the request.")
@@ -66,7 +67,7 @@ def request(request_file: Path, socket: Path, evidence: Path, output: str) -> No
 def sign(
     release_file: Path,
     box_file: Path,
-    request_file: Path,
+    requests: tuple[str, ...],
     key: Path,
     passphrase_file: Path | None,
     evidence: Path | None,
@@ -77,14 +78,16 @@ def sign(
 ) -> None:
     """On your own machine: check the request, show it, and add your signature to RELEASE.
 
-    The first operator makes RELEASE, the second one adds to it.
+    The first operator makes RELEASE, the second one adds to it. REQUEST is a file, or the text of the QR code that the
+    box shows (BSFG:R1:...); where it shows several, each is given by an option of its own.
     """
     from appliance.cli.release_text import release_values, request_values
     from appliance.keys.operators import load_operator_key
     from appliance.keys.release import Release, add_signature, new_release
     from appliance.keys.tpm.public import sha256
 
-    box, asked = _box(box_file), _request(request_file)
+    box = _box(box_file)
+    asked = _request(requests, box)
     if evidence is not None and sha256(_read(evidence)) != asked.evidence:
         raise DeniedError(Reason.BAD_EVIDENCE, f"{evidence} is not the evidence of the request")
     begun = Release.parse(_read(release_file)) if release_file.exists() else None
@@ -106,12 +109,19 @@ def sign(
 @click.option("--box", "box_file", type=FILE, help="The box file; without it, signatures are not checked.")
 @output_option("text", "json")
 def show(file: Path, box_file: Path | None, output: str) -> None:
-    """Say in plain words what FILE is: a request, a release, or a box file."""
+    """Say in plain words what FILE is: a request, a release, or a box file.
+
+    A request as a text (BSFG:R1:...) needs the box file.
+    """
     from appliance.cli.release_text import box_values, release_values, request_values
+    from appliance.keys.code_parts import is_code
     from appliance.keys.enrolled_box import BOX_FORMAT, EnrolledBox
     from appliance.keys.release import FORMAT, REQUEST_FORMAT, Release, ReleaseRequest
 
     data, box = _read(file), None if box_file is None else _box(box_file)
+    if box is not None and is_code(_text(data)):
+        _print(request_values(_request([str(file)], box), box), output)
+        return
     named = format_of(data)
     if named == BOX_FORMAT:
         values = box_values(EnrolledBox.parse(data))
@@ -127,10 +137,12 @@ def show(file: Path, box_file: Path | None, output: str) -> None:
 @release.command()
 @click.argument("release_file", metavar="RELEASE", type=FILE)
 @click.option("--box", "box_file", required=True, type=FILE, help="The box file, kept since enrolment.")
-@click.option("--request", "request_file", type=FILE, help="Also check that it answers this request.")
+@click.option(
+    "--request", "requests", multiple=True, metavar="REQUEST", help="Also check that it answers this request."
+)
 @output_option("text", "json")
 @click.pass_context
-def verify(ctx: click.Context, release_file: Path, box_file: Path, request_file: Path | None, output: str) -> None:
+def verify(ctx: click.Context, release_file: Path, box_file: Path, requests: tuple[str, ...], output: str) -> None:
     """Check every signature of RELEASE. Exit code 0: complete; 3: good, but an operator is missing; 4: bad."""
     from dataclasses import replace
 
@@ -139,8 +151,8 @@ def verify(ctx: click.Context, release_file: Path, box_file: Path, request_file:
 
     box = _box(box_file)
     found = _of(box, Release.parse(_read(release_file)))
-    if request_file is not None:
-        wanted = new_release(box, _request(request_file), accept_pcrs=True)
+    if requests:
+        wanted = new_release(box, _request(requests, box), accept_pcrs=True)
         if replace(found, signatures=()) != wanted:
             raise DeniedError(Reason.BAD_RELEASE, "the release does not answer this request")
     values = release_values(found, box)
@@ -193,10 +205,23 @@ def _box(path: Path) -> EnrolledBox:
     return EnrolledBox.parse(_read(path))
 
 
-def _request(path: Path) -> ReleaseRequest:
-    from appliance.keys.release import ReleaseRequest
+def _request(given: Sequence[str], box: EnrolledBox) -> ReleaseRequest:
+    """The request: one file with it, or its text, in parts or not, as it is given or in files.
 
-    return ReleaseRequest.parse(_read(path))
+    :raises RefusedError: ``bad_document``: it is none. :raises DeniedError: ``bad_evidence``: it does not fit the box.
+    """
+    from appliance.keys.code_parts import is_code
+    from appliance.keys.release import ReleaseRequest
+    from appliance.keys.release_code import ReleaseCode
+
+    found = [each.encode() if is_code(each) else _read(Path(each)) for each in given]
+    if len(found) == 1 and not is_code(_text(found[0])):
+        return ReleaseRequest.parse(found[0])
+    return ReleaseCode.parse("\n".join(_text(each) for each in found)).request(box)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("ascii", errors="replace")
 
 
 def _of(box: EnrolledBox | None, found: Release) -> Release:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,19 +20,31 @@ if TYPE_CHECKING:
 
 Documents = dict[ZoneId, "StatusDocument | UnavailableError"]
 
+BOX_STATUS: Final = Path("/run/bsfg/status")
+"""Where the services of a box tell how they are; on no other machine."""
 _MODE_COLOURS = {Mode.NORMAL: "green", Mode.RECONCILING: "yellow", Mode.AUTONOMOUS: "yellow", Mode.QUARANTINED: "red"}
 
 
 @click.command()
-@dir_option()
+@dir_option(required=False)
 @output_option("table", "json")
-def status(folder: Path, output: str) -> None:
+@click.pass_context
+def status(ctx: click.Context, folder: Path | None, output: str) -> None:
     """Show how both zones are: mode, what has crossed and what waits, problems and what to do.
+
+    On a box, where there is no --dir: how that box is, as `bsfg box status` shows it.
 
     Modes: normal (facts cross as they come), autonomous (the other side cannot be reached; local work goes on),
     reconciling (the backlog is being drained), quarantined. Ends with 3 when a zone is not ready, 5 when one is
     quarantined.
     """
+    if folder is None:
+        if not BOX_STATUS.is_dir():
+            raise click.MissingParameter(ctx=ctx, param_hint="'--dir'", param_type="option")
+        from appliance.cli.box import show
+
+        show(Path("/"), "json" if output == "json" else "text")
+        return
     documents = _read(folder)
     if output == "json":
         print_json({"zones": {zone: _as_json(document) for zone, document in documents.items()}})

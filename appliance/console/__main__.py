@@ -23,6 +23,7 @@ from appliance.console.model import Looker
 from appliance.console.page import HEIGHT, moment, render
 from appliance.console.screen import Kind, Screen, kind_of
 from appliance.console.texts import load
+from appliance.console.turning import Room, shown
 from appliance.factlog.notify import ServiceManager
 
 EVERY_S: Final = 2.0
@@ -34,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Page:
     """Makes the page again and again; a defect in it becomes a page too."""
 
-    def __init__(self, root: Path, credentials: Path | None) -> None:
-        self._looker = Looker(root, credentials=credentials)
+    def __init__(self, root: Path, credentials: Path | None, room: Callable[[], Room | None] = Room) -> None:
+        self._looker, self._room = Looker(root, credentials=credentials), room
         self._memory, self._texts = Memory(), load()
         self.state = ""
         self._defect = ""
@@ -46,7 +47,7 @@ class Page:
             box = self._looker.look()
             judgement = self._memory.complete(box, judge(box))
             self.state = judgement.overall
-            return render(box, judgement, self._texts)
+            return shown(render(box, judgement, self._texts), box, judgement, self._texts, self._room())
         except Exception as defect:  # noqa: BLE001 - a page that tells of its defect is better than none
             told = neutral(f"{type(defect).__name__}: {defect}", 60)
             if told != self._defect:
@@ -88,11 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    page = Page(chosen.root, Path(credentials) if credentials else None)
     manager = ServiceManager()
     try:
         handle = _open(chosen.tty)
         screen = Screen(handle, Kind(chosen.kind) if chosen.kind else kind_of(handle, os.environ.get("TERM", "")))
+        page = Page(chosen.root, Path(credentials) if credentials else None, screen.room)
         screen.prepare()
         try:
             run(page.lines, screen, lambda taken: manager.alive(ready=True, text=_line(page.state, taken=taken)))

@@ -14,7 +14,8 @@ from typing import Final
 from appliance.console.codes import DocState
 from appliance.console.documents import Clock, Document, Reader, SystemClock, Told, Values
 from appliance.console.network import Interface, interfaces
-from appliance.console.system import Disk, Image, Machine, disk, image, machine
+from appliance.console.system import Disk, Image, Machine, blessed, disk, image, machine
+from appliance.keys.code_parts import WHOLE
 
 STATUS_DIR: Final = "run/bsfg/status"
 NODES: Final = ("agent", "hub")
@@ -102,6 +103,7 @@ class Watchdog:
     :param state: ``checking``, ``open``, ``closed``, ``quarantined``, ``in_doubt``, ``released``.
     :param code: of the suspicion that put it into quarantine. :param detail: what exactly.
     :param evidence: the digest (hex) that operators sign over; empty: not complete yet. :param counter: of the TPM.
+    :param request: for release, as a text (:mod:`appliance.keys.code_parts`); empty: none is made yet, or it is none.
     """
 
     document: Document
@@ -111,6 +113,12 @@ class Watchdog:
     detail: str = ""
     evidence: str = ""
     counter: int | None = None
+    request: str = ""
+
+    @property
+    def asks(self) -> bool:
+        """Whether operators can release it: it is in quarantine, and its evidence is complete."""
+        return self.state == "quarantined" and bool(self.evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +183,7 @@ class Box:
 def watchdog_view(document: Document) -> Watchdog:
     """The watchdog's document."""
     values, stands = document.values, document.values.part("quarantine")
+    request = stands.text("request", 600)
     return Watchdog(
         document,
         values.text("state", 30),
@@ -183,6 +192,7 @@ def watchdog_view(document: Document) -> Watchdog:
         stands.text("detail", 300),
         stands.text("evidence", 64),
         stands.number("counter"),
+        request if WHOLE.fullmatch(request) else "",
     )
 
 
@@ -295,6 +305,8 @@ class Looker:
             self._unchanging = image(self._root), machine(self._root, self._credentials)
             self._looked_at = uptime_s
         known_image, known_machine = self._unchanging
+        if blessed(self._root):  # it is, some seconds after everything is started
+            known_image = replace(known_image, tries=None)
         return replace(
             assemble(self._reader.read(), now_unix_s=self._clock.unix_s(), uptime_s=uptime_s),
             image=known_image,

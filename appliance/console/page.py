@@ -12,11 +12,13 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-from appliance.console.codes import Ability, DocState, Overall, Rank
+from appliance.console.codes import Ability, DocState, Overall, Rank, Sign
 from appliance.console.judgement import Finding, Judgement
 from appliance.console.model import Box
 from appliance.console.network import Interface
+from appliance.console.steps import is_dark, next_steps
 from appliance.console.texts import Texts
+from appliance.watchdog.suspicions import USUAL_STEP
 
 WIDTH: Final = 79
 HEIGHT: Final = 24
@@ -25,6 +27,8 @@ CLOCK_LINE: Final = 0
 _LABEL: Final = 10
 _NAMES_TPM: Final = {Overall.WAITING, Overall.NOT_ENROLLED, Overall.REFUSED}
 """States in which somebody needs the TPM's fingerprint."""
+_DIGITS: Final = 16
+"""How much of a digest people compare by voice; a signature stands over all of it."""
 _ELSEWHERE: Final = str.maketrans({"æ": "ae", "ø": "o", "å": "a", "Æ": "Ae", "Ø": "O", "Å": "A", "ß": "ss", "—": "-"})
 
 
@@ -41,10 +45,11 @@ def render(box: Box, judgement: Judgement, texts: Texts, *, whole: bool = False)
     :param whole: as many lines as it takes to tell everything.
     """
     foot = [_fit(line) for line in _foot(box, texts)]
-    head = [_fit(line) for line in (*_title(box, texts), *_state(box, judgement, texts), *_facts(box, texts))]
+    state = _state(box, judgement, texts, whole=whole)
+    head = [_fit(line) for line in (*_title(box, texts), *state, *_facts(box, judgement, texts))]
     head += ["", *_abilities(judgement, texts)]
     room = 1000 if whole else HEIGHT - len(head) - len(foot) - 2
-    middle = [_fit(line) for line in _wrong(judgement, texts, room)]
+    middle = [_fit(line) for line in _wrong(box, judgement, texts, room)]
     body = [*head, "", *middle]
     lines = [*body, *[""] * (HEIGHT - len(body) - len(foot) - 1), "-" * WIDTH, *foot]  # a negative count adds none
     return tuple(line.rstrip() for line in lines)
@@ -68,7 +73,7 @@ def _title(box: Box, texts: Texts) -> Iterator[str]:
     yield "=" * WIDTH
 
 
-def _state(box: Box, judgement: Judgement, texts: Texts) -> Iterator[str]:
+def _state(box: Box, judgement: Judgement, texts: Texts, *, whole: bool) -> Iterator[str]:
     """Two lines for the state; what somebody must read out, where they must."""
     what = _what(judgement.findings[0], texts, detail=False) if judgement.findings else texts.labels["unknown"]
     line = texts.states[judgement.overall].headline.format(what=what)
@@ -79,24 +84,38 @@ def _state(box: Box, judgement: Judgement, texts: Texts) -> Iterator[str]:
         yield f" {texts.labels['fingerprint']}"
         yield f" {box.enrolment.fingerprint}"
     if judgement.overall is Overall.QUARANTINED and box.watchdog.state == "quarantined":
-        if box.watchdog.evidence:
-            yield f" {texts.labels['for_release'].format(counter=box.watchdog.counter)}"
-            yield f" {box.watchdog.evidence}"
-        else:
-            yield f" {texts.labels['evidence_waits']}"
+        yield from _request(box, texts, whole=whole)
 
 
-def _facts(box: Box, texts: Texts) -> Iterator[str]:
+def _request(box: Box, texts: Texts, *, whole: bool) -> Iterator[str]:
+    """What two operators sign over. :param whole: digest and request in full, to be copied."""
+    counter, evidence = box.watchdog.counter, box.watchdog.evidence
+    if not box.watchdog.asks:
+        yield f" {texts.labels['evidence_waits']}"
+        return
+    short = " ".join(textwrap.wrap(evidence[:_DIGITS], 4)) + "..."
+    for_release = texts.labels["for_release"].format(counter=counter, evidence="" if whole else short)
+    yield f" {for_release.rstrip()}"
+    if whole:
+        yield f" {evidence}"
+        for place, part in enumerate(textwrap.wrap(box.watchdog.request, WIDTH - _LABEL - 1)):
+            yield _row(texts.labels["request"] if place == 0 else "", part)
+
+
+def _facts(box: Box, judgement: Judgement, texts: Texts) -> Iterator[str]:
     labels = texts.labels
     version = labels["site"].format(version=box.site.version) if box.site.version is not None else ""
     zone = ", ".join(part for part in (box.zone or labels["unknown"], version) if part)
     yield ""
     yield _row(labels["zone"], f"{zone}, {labels['uptime'].format(span=span(box.uptime_s))}")
     uplink, plant, configured = box.role("uplink"), box.role("plant"), box.site.state == "accepted"
-    if box.node.document.speaks and not box.site.air_gapped:
-        yield _row(labels["hub"], _hub(box, texts))
-    if uplink is not None or (configured and not box.site.air_gapped):
-        yield _row(labels["uplink"], _interface(box, uplink, texts))
+    if is_dark(box, judgement):  # what its port looks like would mislead
+        yield _row(labels["uplink"], labels[f"dark_{judgement.overall}"])
+    else:
+        if box.node.document.speaks and not box.site.air_gapped:
+            yield _row(labels["hub"], _hub(box, texts))
+        if uplink is not None or (configured and not box.site.air_gapped):
+            yield _row(labels["uplink"], _interface(box, uplink, texts))
     if plant is not None:
         yield _row(labels["plant"], _interface(box, plant, texts))
     if uplink is None and plant is None:  # not configured yet: which ports there are
@@ -147,21 +166,14 @@ def _abilities(judgement: Judgement, texts: Texts) -> Iterator[str]:
             yield _fit(_row(texts.labels[label], told or texts.labels["nothing"]))
 
 
-def _wrong(judgement: Judgement, texts: Texts, room: int) -> Iterator[str]:
+def _wrong(box: Box, judgement: Judgement, texts: Texts, room: int) -> Iterator[str]:
     """As many findings as there is room for, and what to do about each."""
-    labels, own = texts.labels, texts.states[judgement.overall]
-    blocks = [] if judgement.findings and judgement.overall not in _BY_STATE else [_steps(own.do, texts)]
-    if not judgement.findings and judgement.overall in _FINE:
-        blocks.insert(0, [_row("", labels["all_well"])])
-    said = ""
-    for finding in judgement.findings:
-        blocks.append(_block(finding, texts, said))
-        said = texts.finding(finding.code, quarantines=finding.quarantines).do
+    blocks = list(_blocks(box, judgement, texts))
     shown: list[str] = []
     for place, block in enumerate(blocks):
         left = len(blocks) - place - 1
         if len(shown) + len(block) + (left > 0) > room:
-            more = _row("", labels["more"].format(count=left + 1))
+            more = _row("", texts.labels["more"].format(count=left + 1))
             yield from (shown or block)[: room - 1]
             yield more
             return
@@ -169,19 +181,45 @@ def _wrong(judgement: Judgement, texts: Texts, room: int) -> Iterator[str]:
     yield from shown
 
 
+def _blocks(box: Box, judgement: Judgement, texts: Texts) -> Iterator[list[str]]:
+    """What is to be told, what matters most first."""
+    steps = [line for step in next_steps(box, judgement, texts) for line in _wrapped(step, 2, WIDTH - _LABEL - 1)]
+    own = [_row(texts.labels["do"] if place == 0 else "", line) for place, line in enumerate(steps)]
+    findings = list(judgement.findings)
+    if findings and findings[0].quarantines:  # its steps are those of every quarantine, and a stick is one of them
+        yield _labelled(texts.labels["wrong"], _told(findings[0], texts), 2)
+        sticks = [each for each in findings if each.code in _STICK]
+        yield from (_block(each, texts, "") for each in sticks)
+        yield own
+        if (do := texts.finding(findings[0].code, quarantines=True).do) != USUAL_STEP:
+            yield _steps(do, texts)
+        findings = [each for each in findings[1:] if each not in sticks]
+    elif not findings or judgement.overall in _BY_STATE:
+        if not findings and judgement.overall in _FINE:
+            yield [_row("", texts.labels["all_well"])]
+        yield own
+    said = ""
+    for finding in findings:
+        yield _block(finding, texts, said)
+        said = texts.finding(finding.code, quarantines=finding.quarantines).do
+
+
 _FINE: Final = {Overall.WORKING, Overall.AIR_GAPPED, Overall.CATCHING_UP}
 _BY_STATE: Final = {Overall.STARTING, Overall.NOT_CONFIGURED}
 """States whose own next step comes before those of the findings."""
+_STICK: Final = {each for each in Sign if each.startswith("stick_")}
+"""Whoever has put one in waits for the word to take it out."""
 
 
 def _block(finding: Finding, texts: Texts, said: str) -> list[str]:
     """A finding and its next step, unless that was just said."""
-    what, do = (
-        f"{finding.code}: {_what(finding, texts, detail=True)}",
-        texts.finding(finding.code, quarantines=finding.quarantines).do,
-    )
+    do = texts.finding(finding.code, quarantines=finding.quarantines).do
     label = texts.labels["note" if finding.rank is Rank.NOTE else "wrong"]
-    return [*_labelled(label, what, 2), *(_steps(do, texts) if do != said else ())]
+    return [*_labelled(label, _told(finding, texts), 2), *(_steps(do, texts) if do != said else ())]
+
+
+def _told(finding: Finding, texts: Texts) -> str:
+    return f"{finding.code}: {_what(finding, texts, detail=True)}"
 
 
 def _steps(do: str, texts: Texts) -> list[str]:

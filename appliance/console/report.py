@@ -10,6 +10,7 @@ from appliance.console.codes import Overall
 from appliance.console.documents import as_json
 from appliance.console.judgement import Finding, Judgement
 from appliance.console.model import Box
+from appliance.console.steps import next_steps
 from appliance.console.texts import Texts
 
 SCHEMA: Final = 1
@@ -39,7 +40,8 @@ def report(box: Box, judgement: Judgement, texts: Texts) -> dict[str, Any]:
         "state": judgement.overall,
         "since_unix_ms": _ms(judgement.since_unix_s),
         "zone": box.zone,
-        "do": texts.states[judgement.overall].do,
+        "do": " ".join(next_steps(box, judgement, texts)),
+        "steps": list(next_steps(box, judgement, texts)),
         "works": list(judgement.works),
         "stopped": list(judgement.stopped),
         "unknown": list(judgement.unknown),

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 from appliance.console.page import CLOCK_LINE
+from appliance.console.turning import Room
 
 WHOLE_EVERY_S: Final = 30.0
 """How often a serial line gets the whole page, for whoever has just plugged in."""
@@ -60,6 +61,16 @@ class Screen:
         self._whole_at = -float("inf")
         self._cut = False
         self._former: list[int | list[bytes | int]] | None = None
+
+    def room(self) -> Room | None:
+        """How large the terminal is now; ``None``: it only takes text. A serial line does not say: 24 lines of 80."""
+        if self._kind is Kind.PLAIN:
+            return None
+        try:
+            columns, rows = os.get_terminal_size(self._handle)
+        except OSError:
+            columns, rows = 0, 0
+        return Room(rows, columns) if rows and columns else Room()
 
     def prepare(self) -> None:
         """Take over a terminal: no echo of what is typed, and nothing typed stops the output."""
@@ -121,7 +132,7 @@ class Screen:
 
     def _write(self, text: str) -> bool:
         """Write all of it, unless the terminal does not take it in time."""
-        left, end = text.encode("ascii", errors="replace"), time.monotonic() + PATIENCE_S
+        left, end = text.encode("utf-8", errors="replace"), time.monotonic() + PATIENCE_S
         poll = select.poll()
         poll.register(self._handle, select.POLLOUT)
         while left:

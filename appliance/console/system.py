@@ -17,6 +17,9 @@ _LOADER: Final = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _SMALL: Final = 4096
 CREDENTIAL: Final = "serial"
 """The unit hands the machine's serial number in by this name, for /sys shows it to root alone; ``-``: none."""
+BLESSED: Final = "run/bsfg-blessed"
+"""There once boot counting has taken the running version for good (drop-in of systemd-bless-boot.service): what the
+boot loader says of its counter stays until the next boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ def image(root: Path) -> Image:
     entry = _loader_text(root, "LoaderEntrySelected")
     tries = re.search(r"\+(\d{1,3})(?:-\d{1,3})?\.efi$", _loader_text(root, "LoaderBootCountPath"))
     return Image(facts.text("version", 40), facts.text("profile", 20), entry, int(tries[1]) if tries else None)
+
+
+def blessed(root: Path) -> bool:
+    """Whether the running version was taken for good since this boot."""
+    return (root / BLESSED).is_dir()
 
 
 def machine(root: Path, credentials: Path | None) -> Machine:

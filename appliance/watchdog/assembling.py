@@ -92,6 +92,7 @@ class Parts:
 
     watchdog: Watchdog
     desk: Desk
+    outgoing: Outgoing
     local: tuple[Probe, ...]
     choices: Choices
 
@@ -99,6 +100,7 @@ class Parts:
         """Run until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.desk.run)
+            nursery.start_soon(self.outgoing.run, self.watchdog.quarantine.awaits_release)
             if self.local:
                 nursery.start_soon(Runner(self.local, self.watchdog.took).run)
             if ProbeName.SENSOR in self.watchdog.assessor.probes:
@@ -148,10 +150,10 @@ def assemble(choices: Choices, keeper: KeeperPort) -> Parts:
     assessor = Assessor(frozenset(own | {name for name in OF_THE_SENSOR if wanted(name)}))
     looks = (KeeperLook(keeper), AgentLook(choices.status / "agent.json"))
     lease = NftLease(place)
-    watchdog = Watchdog(lease, lease, quarantine, looks, choices.status, assessor, asking)
     outgoing = Outgoing(keeper, store, choices.run / OUTGOING)
+    watchdog = Watchdog(lease, lease, quarantine, looks, choices.status, assessor, asking, request=outgoing.text)
     desk = Desk(watchdog, choices.run / SOCKET.name, choices.users, outgoing.lay_out)
-    return Parts(watchdog, desk, tuple(local), choices)
+    return Parts(watchdog, desk, outgoing, tuple(local), choices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,9 +149,9 @@ class Desk:
 
     async def _evidence(self, _request: Mapping[str, str], _uid: int) -> None:
         quarantine = self._watchdog.quarantine
-        if quarantine.darkness is not Darkness.QUARANTINED or quarantine.ladder is None:
+        if quarantine.darkness is not Darkness.QUARANTINED:
             raise RefusedError(Reason.NOT_QUARANTINED)
-        evidence = quarantine.ladder.journal.evidence
+        evidence = quarantine.awaits_release()
         if evidence is None or self._lay_out is None:
             raise UnavailableError(Reason.NOT_READY, "the evidence is not gathered yet")
         await self._lay_out(evidence)

@@ -18,7 +18,7 @@ from appliance.watchdog.quarantine.journal import Done, Journal
 from appliance.watchdog.quarantine.runner import Quarantine
 from appliance.watchdog.quarantine.states import Darkness
 from appliance.watchdog.quarantine.steps import LADDER, ORDER, Step
-from appliance.watchdog.suspicions import SUSPICIONS, Code, ProbeName
+from appliance.watchdog.suspicions import RELEASE_STEPS, SUSPICIONS, Code, ProbeName
 
 RESTART: Final = "Switch the box off and on once; it speaks again when everything is proven anew."
 WAIT_FOR_TPM: Final = (
@@ -66,6 +66,7 @@ def quarantine_values(quarantine: Quarantine) -> dict[str, Any]:
         "cause": suspicion.cause,
         "detail": case.detail if case is not None else "",
         "next_step": RESTART if released else suspicion.next_step,
+        "way_out": [] if released else list(RELEASE_STEPS),
         "since_unix_ms": case.opened_unix_ms if case is not None else _first_ms(journal),
         "case": journal.case.hex(),
         "counter": journal.latched.counter if journal.latched is not None else None,

@@ -153,7 +153,15 @@ class Code(StrEnum):
 
 _C, _S, _P, _O, _R = Code, Suspicion, ProbeName, Origin, Response
 _Q = Response.QUARANTINE
-_CALL: Final = "Leave the box on. Call the operators; the evidence says what happened."
+USUAL_STEP: Final = "Leave the box on. Call the operators; the evidence says what happened."
+_CALL: Final = USUAL_STEP
+RELEASE_STEPS: Final = (
+    "1. Leave it on and closed. Call the operators: read this page out.",
+    "2. Bring them the evidence: a USB stick with bsfg/take-evidence.",
+    "3. Two of them sign. Put in a stick with their bsfg/release.json.",
+    "4. It starts anew by itself, and speaks again. More: docs/quarantine.md",
+)
+"""The way out of every quarantine, for whoever stands in front of the box; lines that fit its status page."""
 _REPLACE: Final = "Leave the box on. Call the operators; expect to exchange the disk or the box."
 
 SUSPICIONS: Final[Mapping[Code, Suspicion]] = {
@@ -411,6 +419,6 @@ SUSPICIONS: Final[Mapping[Code, Suspicion]] = {
         "none: only the watchdog makes it dark",
     ),
     _C.OPERATOR_REQUEST: _S(
-        _P.OPERATOR, _O.OPERATOR, _Q, "somebody with rights on the box asked for quarantine", "Ask them why."
+        _P.OPERATOR, _O.OPERATOR, _Q, "somebody with rights on the box asked for quarantine", _CALL
     ),
 }

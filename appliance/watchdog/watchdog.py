@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ import trio
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
 from appliance.factlog.notify import ServiceManager
+from appliance.keys.tpm.public import Digest
 from appliance.node.documents import write_status
 from appliance.watchdog.assessing import Assessor
 from appliance.watchdog.gate import Verdict
@@ -43,6 +44,7 @@ class Watchdog:
 
     :param lease, blackout: for the lease's thread alone; quarantine has its own.
     :param looks: who looks at what the gate wants proven. :param probes: those of this process.
+    :param request: by the evidence's digest, the request for release as a text; empty: there is none yet.
     """
 
     def __init__(
@@ -55,13 +57,14 @@ class Watchdog:
         assessor: Assessor | None = None,
         probes: Sequence[AsyncProbe] = (),
         manager: ServiceManager | None = None,
+        request: Callable[[Digest | None], str] = lambda _: "",
     ) -> None:
         self.assessor = assessor or Assessor()
         self.quarantine = quarantine
         self.renewal = Renewal(lease, blackout)
         self.state = State.CHECKING
         self._since_unix_ms = _wall_ms()
-        self._looks, self._probes = looks, probes
+        self._looks, self._probes, self._request = looks, probes, request
         self._status_dir = status_dir
         self._manager = manager or ServiceManager()
         self._verdict = Verdict(False)
@@ -193,6 +196,8 @@ class Watchdog:
         now, wall_ms = time.monotonic(), _wall_ms()
         notes = self.assessor.notes(now)
         quarantine = quarantine_values(self.quarantine)
+        if (evidence := self.quarantine.awaits_release()) is not None:
+            quarantine["request"] = self._request(evidence)
         return {
             "state": self.state,
             "since_unix_ms": quarantine.get("since_unix_ms") or self._since_unix_ms,

@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives import serialization
 
 from appliance.boundary.names import parse_zone
 from appliance.cli.main import cli
+from appliance.keys.code_parts import parts_of
 from appliance.keys.keeper.port import BoxDescription, Certified, KeeperPort, KeeperState, KeeperStatus, Quote
 from appliance.keys.release import Release, ReleaseRequest, verify
+from appliance.keys.release_code import ReleaseCode
 from appliance.keys.release_request import request_of
 from appliance.keys.tpm.public import Attestation, Digest
 from tests.releases import EVIDENCE, PCRS, ZONE, Case, statement
@@ -80,6 +82,34 @@ def test_two_operators_one_after_the_other(desk: Desk) -> None:
     third = desk.sign("b")
     assert third.exit_code == 4
     assert "bad_release" in third.output
+
+
+def test_the_text_of_the_qr_code_does_as_well(desk: Desk) -> None:
+    """Scanned, in parts, or in a file; what is signed is the same."""
+    text = ReleaseCode.of(desk.case.request).render()
+    parts = parts_of(text, 2)
+    (desk.folder / "scanned").write_text("\n".join(parts) + "\n")
+    options = ("--key", str(desk.folder / "c.pem"), "--passphrase-file", str(desk.folder / "words"), "--yes")
+    first = desk.run("sign", *(word for part in parts for word in ("--request", part)), *options)
+    assert first.exit_code == 0, first.output
+    assert "7: 1 more than at enrolment (6)" in first.output
+    for request in (text, text.lower(), str(desk.folder / "scanned"), str(desk.folder / "request.json")):
+        assert desk.run("verify", "--request", request).exit_code == 3, request
+    second = desk.sign("a", "--yes")
+    assert second.exit_code == 0, second.output
+    verify(desk.case.box.policy, Release.parse(desk.release.read_bytes()))
+    shown = CliRunner().invoke(
+        cli, ["release", "show", str(desk.folder / "scanned"), "--box", str(desk.folder / "box.json")]
+    )
+    assert "request" in shown.output
+    desk.release.unlink()
+    for wrong in ((parts[0],), (parts[1],), (f"{text}A",), (parts[0], parts_of(text, 3)[1])):
+        done = desk.run("sign", *(word for each in wrong for word in ("--request", each)), *options)
+        assert (done.exit_code, "bad_document" in done.output) == (2, True), done.output
+    other = ReleaseCode.of(replace(Case.make().request, pcrs={**PCRS, 12: bytes(32)})).render()
+    done = desk.run("sign", "--request", other, "--accept-pcrs", *options)
+    assert (done.exit_code, "PCRs changed" in done.output) == (4, True), done.output
+    assert not desk.release.exists()
 
 
 @pytest.mark.parametrize("answer", ["", "n\n", "\n"])

@@ -47,13 +47,14 @@ class Line:
 
     def seen(self, wait_s: float = 0.2) -> str:
         """What came out, and put it on the terminal."""
-        text = ""
+        data = b""
         while select.select([self.master], [], [], wait_s)[0]:
             try:
-                text += os.read(self.master, 65536).decode("ascii")
+                data += os.read(self.master, 65536)
             except OSError:  # the other end is closed
                 break
             wait_s = 0.02
+        text = data.decode("utf-8")
         self.terminal.feed(text)
         return text
 

@@ -11,6 +11,7 @@ from typing import Final
 from appliance.boundary.reasons import Reason
 from appliance.console.codes import Ability, Overall, Sign
 from appliance.console.texts import FindingText, StateText
+from appliance.watchdog.suspicions import RELEASE_STEPS
 
 _S, _F, _R = StateText, FindingText, Reason
 _CALL: Final = "Call the operator of the hub and read this page out."
@@ -91,7 +92,19 @@ LABELS: Final = {
     "all_well": "Nothing is wrong.",
     "more": "and {count} more of less weight: 'bsfg box status' shows all",
     "times": "{count} times",
-    "for_release": "For the operators: counter {counter}, and the evidence with the SHA-256",
+    "for_release": "For the operators: counter {counter}, evidence {evidence}",
+    "release_steps": "\n".join(RELEASE_STEPS),
+    "request": "Request",
+    "request_text": "The request for release; two operators sign it by 'bsfg release sign --request':",
+    "dark_quarantined": "dark: nothing leaves this box, until two operators have released it",
+    "dark_released": "dark: nothing leaves this box, until it is started again",
+    "qr_title": "REQUEST FOR RELEASE",
+    "qr_part": "Code {place} of {count}",
+    "qr_zone": "{zone}, counter {counter}",
+    "qr_evidence": "evidence:",
+    "qr_scan": "Scan this code; send its text to both operators of the box.",
+    "qr_scan_all": "Scan all {count} codes, which come in turn; send their texts to both operators of the box.",
+    "qr_then": "They sign it by 'bsfg release sign'. Bring their release on a USB stick: bsfg/release.json.",
     "evidence_waits": "The evidence is not complete yet; without it there is no release.",
     "fingerprint": "TPM fingerprint:",
     "version": "Version {version} {profile}",

@@ -6,12 +6,16 @@ lays three files out, in memory, where a program of the group ``bsfg`` can read 
 
 The request is made anew each time, for PCRs may differ since the last start. Where it says the same as the one that is
 kept beside the evidence, the kept one is laid out: only the signatures differ, and who copies finds the same bytes.
+
+The same request as a text (:mod:`appliance.keys.release_code`) is made as soon as there is evidence, without anybody
+asking: the status page draws it as a QR code.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +27,7 @@ from appliance.boundary.reasons import Reason
 from appliance.keys.files import GROUP, read_regular, replace_file, write_atomically
 from appliance.keys.keeper.port import KeeperPort
 from appliance.keys.release import MAXIMUM_BYTES, ReleaseRequest
+from appliance.keys.release_code import ReleaseCode
 from appliance.keys.release_request import request_of
 from appliance.keys.tpm.public import Digest
 from appliance.watchdog.evidence.store import EvidenceStore, Kept
@@ -33,6 +38,9 @@ BUNDLE: Final = "evidence.json"
 SEAL: Final = "seal.json"
 REQUEST: Final = "request.json"
 """Not there while the keeper makes none."""
+LOOK_EVERY_S: Final = 1.0
+ASK_AGAIN_S: Final = 15.0
+"""When the keeper made no request."""
 _MODE: Final = 0o440
 _log = logging.getLogger(__name__)
 
@@ -43,6 +51,32 @@ class Outgoing:
     def __init__(self, keeper: KeeperPort, store: EvidenceStore, folder: Path) -> None:
         self._keeper, self._store, self._folder = keeper, store, folder
         self._one = trio.Lock()
+        self._told: tuple[Digest, str] | None = None
+
+    def text(self, evidence: Digest | None) -> str:
+        """The request over this evidence as a text; empty: not made yet."""
+        return self._told[1] if self._told is not None and self._told[0] == evidence else ""
+
+    async def run(self, wanted: Callable[[], Digest | None]) -> None:
+        """Make the text for whatever evidence is wanted, until cancelled. :param wanted: ``None``: nothing now."""
+        while True:
+            evidence = wanted()
+            made = evidence is None or bool(self.text(evidence)) or await self._tell(evidence)
+            await trio.sleep(LOOK_EVERY_S if made else ASK_AGAIN_S)
+
+    async def _tell(self, evidence: Digest) -> bool:
+        """Whether there is a text now."""
+        try:
+            async with self._one:
+                kept = await trio.to_thread.run_sync(self._store.find, evidence)
+                request = None if kept is None else await self._request(kept, evidence)
+            if request is None:
+                return False
+            self._told = evidence, ReleaseCode.of(ReleaseRequest.parse(request)).render()
+        except (OSError, BsfgError) as error:
+            _log.error("no request for release as a text: %s", error)
+            return False
+        return True
 
     async def lay_out(self, evidence: Digest) -> None:
         """Lay out the bundle with this digest, its seal, and the request if the keeper makes one.

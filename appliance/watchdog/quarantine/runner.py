@@ -19,6 +19,7 @@ import trio
 
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
 from appliance.boundary.reasons import Reason
+from appliance.keys.tpm.public import Digest
 from appliance.watchdog.lease import Blackout
 from appliance.watchdog.probing import Reading, Seen
 from appliance.watchdog.quarantine.case import Case, Moment, open_case
@@ -79,6 +80,12 @@ class Quarantine:
     def known(self) -> bool:
         """Whether this box knows why its key is locked and PCR 14 extended: from the cut until its next start."""
         return self.darkness in {Darkness.QUARANTINED, Darkness.RELEASED}
+
+    def awaits_release(self) -> Digest | None:
+        """The evidence that operators are to sign over; ``None``: not in quarantine, or it is not complete."""
+        if self.darkness is not Darkness.QUARANTINED or self.ladder is None:
+            return None
+        return self.ladder.journal.evidence
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
