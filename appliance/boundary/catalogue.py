@@ -49,7 +49,8 @@ CATALOGUE: dict[Reason, ReasonText] = {
     ),
     _R.PRODUCER_SUSPENDED: _T(
         "this producer sent two facts under one id, and is not served until somebody has looked",
-        "keep what was refused and send it again later; an operator looks, then runs 'bsfg producer lift'",
+        "keep what was refused and send it again later; it is served again after 'bsfg producer lift', "
+        "a USB stick with bsfg/lift-producers, or a restart",
         _C.FAILED_PRECONDITION,
     ),
     _R.BAD_REQUEST: _T("the request does not follow the contract", "compare it with the protocol page"),

@@ -2,9 +2,9 @@
 """``python -m appliance.box.stick``: take what a technician brings on a USB stick, if one is expected. As root.
 
 udev starts it when a stick is put in; the stick has no driver then. Nobody can log in, so what says that one is
-expected is the box's own state, and standing in front of it: it has no site configuration, it is in quarantine, or it
-was switched on just now, with the stick in it or put in right after. Otherwise the stick gets no driver, and the page
-says what to do.
+expected is the box's own state, and standing in front of it: it has no site configuration, it is in quarantine, it has
+suspended a producer, or it was switched on just now, with the stick in it or put in right after. Otherwise the stick
+gets no driver, and the page says what to do.
 
 Then systemd loads the driver and mounts the stick's FAT file system read-only; this program reads the files of
 :data:`BROUGHT` from the folder ``bsfg``, up to a size, hands each to its handler, and has all of it taken away again.
@@ -21,9 +21,9 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ import click
 import trio
 
 from appliance.boundary.errors import BsfgError, RefusedError, UnavailableError
+from appliance.boundary.names import parse_producer
 from appliance.boundary.reasons import Reason
 from appliance.box import carry
 from appliance.box.carry import FOLDER
@@ -57,6 +58,8 @@ CARRY: Final = "bsfg-carry.service"
 SHOWN_S: Final = 15.0
 """How long the page says that the box starts anew, before it does."""
 SYSTEMCTL: Final = "/usr/bin/systemctl"
+_TOLD: Final = 200
+_DOCUMENT_BYTES: Final = 256 << 10
 _SYSTEMCTL_S: Final = 60.0
 
 Systemctl = Callable[..., bool]
@@ -95,13 +98,18 @@ class Came(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one file. :param detail: for people. :param restart: it counts from the next start on."""
+    """Of one file.
+
+    :param detail: for people. :param restart: it counts from the next start on. :param asks: others read this in the
+        status document, and do it.
+    """
 
     file: str
     came: Came
     detail: str = ""
     reason: str = ""
     restart: bool = False
+    asks: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +161,32 @@ def take_release(layout: BoxLayout, data: bytes, shown: str) -> Result:
     return Result(shown, Came.TAKEN, "released by two operators", restart=True)
 
 
+def take_lift(_layout: BoxLayout, data: bytes, shown: str) -> Result:
+    """Producers that are to be served again, a name each line; none: all that are suspended. The agent does it.
+
+    It takes no signature: a restart does the same, and whoever can put in a stick can switch the box off and on.
+    """
+    try:
+        names = [parse_producer(line.strip()) for line in data.decode("ascii").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise RefusedError(Reason.BAD_INPUT, "not ASCII") from error
+    asked = {"asked_unix_ms": time.time_ns() // 1_000_000, "producers": names}
+    told = f"{', '.join(names) or 'all producers'}: served again"
+    return Result(shown, Came.TAKEN, told[:_TOLD], asks={"lift": asked})
+
+
 BROUGHT: Final = (
     Brought("site.toml", MOST_BYTES, take_site),
     Brought("voucher.json", 16_384, take_voucher),
     Brought("release.json", MAXIMUM_BYTES, take_release),
+    Brought("lift-producers", 4096, take_lift),
 )
 """What is looked for, in this order. Nothing else on a stick is read."""
 
 
 def is_expected(layout: BoxLayout, uptime_s: float) -> bool:
     """Whether somebody may bring something now. :param uptime_s: since the box was switched on."""
-    if uptime_s <= AT_START_S or _in_quarantine(layout):
+    if uptime_s <= AT_START_S or _in_quarantine(layout) or _suspends(layout):
         return True
     try:
         return SiteStore(layout.site).load() is None
@@ -176,6 +199,15 @@ def _in_quarantine(layout: BoxLayout) -> bool:
     try:
         values = json.loads(read_regular(layout.status_document("watchdog"), MOST_BYTES))
         return bool(values["state"] == "quarantined")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _suspends(layout: BoxLayout) -> bool:
+    """By the agent's word: then somebody may come to have a producer served again."""
+    try:
+        values = json.loads(read_regular(layout.status_document("agent"), _DOCUMENT_BYTES))
+        return any(each["reason"] == Reason.PRODUCER_SUSPENDED for each in values["problems"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -291,7 +323,8 @@ def _say(layout: BoxLayout, state: StickState, results: list[Result] | None = No
         told = f"there is no {' and no '.join(f'{FOLDER}/{each.name}' for each in BROUGHT)} on it"
         if _in_quarantine(layout):
             told = f"{told}; to fetch the evidence, put an empty file {FOLDER}/{carry.ASKS[0]} on it"
-    write_status(layout.status, NAME, {"state": state, "files": files, "detail": detail or told})
+    asks = {name: value for each in results or () for name, value in each.asks.items()}
+    write_status(layout.status, NAME, {"state": state, "files": files, "detail": detail or told, **asks})
 
 
 def _systemctl(*words: str) -> bool:
@@ -301,7 +334,7 @@ def _systemctl(*words: str) -> bool:
         return False
 
 
-@click.command(help="Take a site configuration or a voucher from the USB stick that was put in, if one is expected.")
+@click.command(help="Take what was brought on the USB stick that was put in, if one is expected.")
 @root_option()
 def command(root: Path) -> None:
     """Run once."""

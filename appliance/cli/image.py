@@ -214,6 +214,8 @@ def flash(place: Path, keys: tuple[Path, ...], output: str, **options: Any) -> N
 
 
 def _introduce(job: Job) -> None:
+    from appliance.flash.release import MEASUREMENTS
+
     manifest = job.release.manifest
     click.echo(f"image    {manifest.name}, released {manifest.released}")
     click.echo(f"signed   by key {job.release.key}")
@@ -226,6 +228,8 @@ def _introduce(job: Job) -> None:
         click.echo(f"file     {job.file.path}, {size_text(job.file.size or job.release.blocks.image_size)}")
     for name in job.embedding.files:
         click.echo(f"with     {name}")
+    if MEASUREMENTS in job.release.sums and MEASUREMENTS not in job.embedding.files:
+        click.echo(f"without  {MEASUREMENTS}: that needs mtools; the box compares itself with its own signatures alone")
 
 
 def _ask(disk: DiskFacts) -> str:

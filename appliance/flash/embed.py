@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts site configuration and voucher into the EFI system partition, with ``mtools``: without mounting anything."""
+"""Puts site configuration, voucher and measurements into the EFI system partition by ``mtools``: nothing is mounted."""
 
 from __future__ import annotations
 
@@ -35,18 +35,22 @@ class Embedding:
     _tools: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, files: Mapping[str, bytes]) -> Embedding:
+    def of(cls, files: Mapping[str, bytes], besides: Mapping[str, bytes] | None = None) -> Embedding:
         """Prepare it, before anything is written.
 
+        :param besides: what goes along if it can; a box works without.
         :raises RefusedError: ``bad_input``: a file is too large. :raises UnavailableError: ``not_ready``: no mtools.
         """
-        for name, data in files.items():
+        besides = besides or {}
+        for name, data in (*files.items(), *besides.items()):
             if len(data) > MAX_FILE_BYTES:
                 raise RefusedError(Reason.BAD_INPUT, f"{name} has more than {MAX_FILE_BYTES} bytes")
         found = {tool: shutil.which(tool) for tool in TOOLS}
         missing = [tool for tool, path in found.items() if path is None]
         if files and missing:
             raise RefusedError(Reason.BAD_INPUT, f"{', '.join(missing)} not found: apt-get install mtools")
+        if not missing:
+            files = {**files, **besides}
         return cls(dict(files), {tool: path for tool, path in found.items() if path})
 
     def __call__(self, target: Target, esp: Partition) -> None:

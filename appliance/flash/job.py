@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One flash from its options to its end: everything that can be refused is refused before anything is written.
 
-Order: signature; site configuration and voucher; the disk; the image's checksum; somebody's word; only then the disk.
+Order: signature, also of the measurements; site configuration and voucher; the disk; the image's checksum; somebody's
+word; only then the disk is written.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from appliance.boundary.reasons import Reason
 from appliance.flash.disks import DiskFacts, Disks, Target
 from appliance.flash.embed import MAX_FILE_BYTES, SITE, VOUCHER, Embedding
 from appliance.flash.guards import check_confirmation, check_disk
-from appliance.flash.release import Release, check_file, open_release
+from appliance.flash.release import MEASUREMENTS, Release, check_file, open_release
 from appliance.flash.stream import image_bytes
 from appliance.flash.target import open_file
 from appliance.flash.writing import Progress, Written, check_image, quiet, write_image
@@ -62,7 +63,8 @@ class Job:
         :raises BsfgError: whatever speaks against it.
         """
         release = open_release(image, keys)
-        embedding = Embedding.of(_documents(site, voucher))
+        measured = release.measurements()
+        embedding = Embedding.of(_documents(site, voucher), {} if measured is None else {MEASUREMENTS: measured})
         if disk is None:
             if file is None:
                 raise RefusedError(Reason.BAD_INPUT, "neither a disk nor a file is named")

@@ -22,12 +22,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from appliance.boundary.errors import DeniedError, RefusedError
 from appliance.boundary.reasons import Reason
 from appliance.flash.bmap import MAX_MAP_BYTES, BlockMap
+from appliance.keys.attestation.measurements import MEASUREMENTS_BYTES
 from appliance.keys.operators import verifies
 
 SUMS: Final = "SHA256SUMS"
 SIGNATURE: Final = "SHA256SUMS.sig"
 MANIFEST: Final = "manifest.json"
 MAP_SUFFIX: Final = ".bmap"
+MEASUREMENTS: Final = "measurements.json"
+"""What a box compares itself with; signed by the image key on top of all that."""
 CHUNK: Final = 1 << 20
 """Bytes read at once."""
 
@@ -110,6 +113,15 @@ class Release:
     manifest: Manifest
     blocks: BlockMap
     key: str
+
+    def measurements(self) -> bytes | None:
+        """The image's reference measurements; ``None``: it is published without.
+
+        :raises RefusedError: ``bad_image``: the file is not what was signed.
+        """
+        if MEASUREMENTS not in self.sums:
+            return None
+        return _signed(self.folder / MEASUREMENTS, self.sums, MEASUREMENTS_BYTES)
 
 
 def load_release_key(path: Path) -> ec.EllipticCurvePublicKey:

@@ -4,6 +4,9 @@
 The node alone writes ``suspended.json``. An operator's tool asks for a lift by a file of its own
 (``lift-<producer>``), which the node takes away when it has done it. A machine that was booted anew begins with
 nobody: whoever is at the box may do that, and a conflict suspends again.
+
+Where there is no shell, a USB stick asks for it (``bsfg/lift-producers``). The program that reads sticks says so in its
+status document, which it alone may write; that ends the suspensions that had begun by then, and no later one.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ import trio
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import ProducerId, parse_producer
 from appliance.boundary.suspending import Suspension
-from appliance.keys.files import PRIVATE, write_atomically
+from appliance.keys.files import PRIVATE, read_regular, write_atomically
 
 FILE: Final = "suspended.json"
 LIFT: Final = "lift-"
+STICK: Final = "stick.json"
+"""In the folder of status documents."""
+STICK_BYTES: Final = 64 << 10
 LOOK_EVERY_S: Final = 1.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 BOOT_ID_VARIABLE: Final = "BSFG_BOOT_ID"
@@ -35,10 +41,13 @@ _log = logging.getLogger(__name__)
 
 
 class FileSuspensions:
-    """A :class:`~appliance.boundary.suspending.SuspensionsPort`. :param folder: the node's own."""
+    """A :class:`~appliance.boundary.suspending.SuspensionsPort`.
 
-    def __init__(self, folder: Path, boot_id: Path = BOOT_ID) -> None:
-        self._folder = folder
+    :param folder: the node's own. :param status: the folder of status documents; ``None``: no stick is heard.
+    """
+
+    def __init__(self, folder: Path, boot_id: Path = BOOT_ID, status: Path | None = None) -> None:
+        self._folder, self._stick = folder, None if status is None else status / STICK
         self._boot_id = this_boot(boot_id)
         self._found: dict[ProducerId, Suspension] = {each.producer: each for each in self._kept()}
 
@@ -72,6 +81,25 @@ class FileSuspensions:
                 _log.warning("producer %s is served again", producer)
                 self._keep()
             path.unlink(missing_ok=True)
+        if self._found and self._stick is not None:
+            self._lift_by_stick(self._stick)
+
+    def _lift_by_stick(self, document: Path) -> None:
+        try:
+            asked = json.loads(read_regular(document, STICK_BYTES)).get("lift")
+            if asked is None:
+                return
+            until, names = int(asked["asked_unix_ms"]), {parse_producer(each) for each in asked["producers"]}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RefusedError) as error:
+            _log.warning("%s asks for no lift that can be read: %s", document, error)
+            return
+        for each in self.all():
+            if each.since_unix_ms <= until and (not names or each.producer in names):
+                del self._found[each.producer]
+                _log.warning("producer %s is served again: somebody at the box asked by a USB stick", each.producer)
+                self._keep()
 
     def _kept(self) -> list[Suspension]:
         try:

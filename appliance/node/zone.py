@@ -97,7 +97,9 @@ class ZoneRuntime:
             config.policy, logs, self.ledger, self.keys.port, claims, wall_clock_ms=wall_clock_ms, note=self._note
         )
         self._file_suspensions = (
-            FileSuspensions(config.state_dir) if config.intake.conflicts is Conflicts.SUSPEND else None
+            FileSuspensions(config.state_dir, status=config.status_dir)
+            if config.intake.conflicts is Conflicts.SUSPEND
+            else None
         )
         self._suspensions: SuspensionsPort = self._file_suspensions or NobodySuspended()
         self.intakes = {category: Intake(store, self._suspensions) for category, store in self.stores.items()}

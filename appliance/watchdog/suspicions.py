@@ -159,7 +159,7 @@ RELEASE_STEPS: Final = (
     "1. Leave it on and closed. Call the operators: read this page out.",
     "2. Bring them the evidence: a USB stick with bsfg/take-evidence.",
     "3. Two of them sign. Put in a stick with their bsfg/release.json.",
-    "4. It starts anew by itself, and speaks again. More: docs/quarantine.md",
+    "4. The box starts anew, and speaks again. More: docs/quarantine.md",
 )
 """The way out of every quarantine, for whoever stands in front of the box; lines that fit its status page."""
 _REPLACE: Final = "Leave the box on. Call the operators; expect to exchange the disk or the box."

@@ -16,7 +16,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from appliance.boundary.errors import BsfgError
-from appliance.boundary.names import ZoneId
+from appliance.boundary.names import ProducerId, ZoneId
 from appliance.boundary.reasons import Reason
 from appliance.box import carry, site, stick
 from appliance.box.applying import Applying
@@ -25,6 +25,8 @@ from appliance.box.stick import AT_START_S, BROUGHT, CARRY, CARRY_MOUNT, DRIVER,
 from appliance.keys.enrolment.voucher import new_voucher
 from appliance.keys.operators import sign
 from appliance.keys.tpm.public import sha256
+from appliance.node.documents import write_status
+from appliance.node.suspensions import FileSuspensions
 from appliance.site.document import DOMAIN, unsigned
 from appliance.site.store import SiteStore
 from tests import sites
@@ -145,6 +147,43 @@ def test_a_stick_that_nobody_expects_gets_no_driver(configured: Machine) -> None
     assert (configured.asked, in_force(configured)) == ([], 1)
     assert configured.put_in(AT_START_S)["state"] == StickState.RESTARTING
     assert in_force(configured) == 2
+
+
+def test_producers_are_lifted_by_a_stick_and_without_a_restart(configured: Machine, tmp_path: Path) -> None:
+    """While one is suspended a stick is expected; what it asks for stands where the agent reads it."""
+    suspensions = FileSuspensions(tmp_path / "agent", tmp_path / "no-boot-id", configured.at.status)
+
+    def agent_says() -> None:
+        told = [{"reason": "producer_suspended", "detail": each.detail} for each in suspensions.all()]
+        write_status(configured.at.status, "agent", {"problems": told})
+
+    async def suspend(*names: str) -> None:
+        for name in names:
+            await suspensions.suspend(ProducerId(name), "id a")
+        agent_says()
+
+    configured.write("lift-producers", b"press-4\n\n press-9\n")
+    assert configured.put_in(LATE)["state"] == StickState.IGNORED, "nobody is suspended"
+    trio.run(suspend, "press-4", "pump-2")
+    told = configured.put_in(LATE)
+    assert (told["state"], told["files"][0]["came"], configured.restarted) == (StickState.READ, Came.TAKEN, False)
+    assert "press-4, press-9: served again" in told["detail"]
+    suspensions.lift_asked()
+    assert [each.producer for each in suspensions.all()] == ["pump-2"]
+    configured.write("lift-producers", b"")
+    assert "all producers" in configured.put_in(LATE)["detail"]
+    suspensions.lift_asked()
+    assert suspensions.all() == ()
+    agent_says()
+    assert configured.put_in(LATE)["state"] == StickState.IGNORED, "it is lifted, and no stick is expected any more"
+
+
+@pytest.mark.parametrize("data", [b"a b\n", b"../x", "pr\u00e9sse".encode(), b"x" * 4097])
+def test_what_names_no_producers_lifts_nobody(configured: Machine, data: bytes) -> None:
+    """And says so."""
+    configured.write("lift-producers", data)
+    told = configured.put_in()
+    assert (told["files"][0]["came"], "lift" in told) == (Came.REFUSED, False)
 
 
 def test_a_stick_that_stays_in_is_no_loop(configured: Machine) -> None:
@@ -292,7 +331,9 @@ def test_an_empty_stick_says_what_is_missing(configured: Machine) -> None:
     (configured.stick / "site.toml").write_bytes(sites.signed(2))
     told = configured.put_in()
     assert (told["state"], told["files"]) == (StickState.READ, [])
-    assert told["detail"] == "there is no bsfg/site.toml and no bsfg/voucher.json and no bsfg/release.json on it"
+    assert told["detail"] == (
+        "there is no bsfg/site.toml and no bsfg/voucher.json and no bsfg/release.json and no bsfg/lift-producers on it"
+    )
 
 
 @pytest.mark.parametrize("unit", [DRIVER, MOUNT])

@@ -43,7 +43,7 @@ TURNS = 4
 
 def read(terminal: Terminal) -> list[str]:
     """The texts of all QR codes on a screen. What is light on dark as a whole is not read."""
-    found = zxingcpp.read_barcodes(terminal.picture(), formats=zxingcpp.BarcodeFormat.QRCode, try_invert=False)
+    found = zxingcpp.read_barcodes(terminal.picture(), try_invert=False)
     return [each.text for each in found]
 
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,24 @@ from click.testing import CliRunner, Result
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import ExitCode, Reason
+from appliance.box.layout import BoxLayout
 from appliance.cli.image import Progress, Size, size_text
 from appliance.cli.main import cli
 from appliance.flash import sysfs
 from appliance.flash.disks import DiskFacts
+from appliance.flash.embed import Embedding
 from appliance.flash.gpt import MIB, PartitionTable
 from appliance.flash.job import FileTarget, Job
 from appliance.keys.enrolment.voucher import new_voucher
 from tests.fakes.disks import FakeDisks
-from tests.flashing import HAS_MTOOLS, IMAGE_BYTES, SmallRelease, mtools, new_key, small_release
+from tests.flashing import HAS_MTOOLS, IMAGE_BYTES, MEASURED, SmallRelease, mtools, new_key, small_release
 from tests.sites import config, key, signed
 from tests.sysfs_tree import SysfsTree
 
 DISK_BYTES = 24 * MIB
 USB = "pci0000:00/0000:00:14.0/usb1/1-2/1-2:1.0/host6/target6:0:0/6:0:0:0"
+BROUGHT_AS = BoxLayout(Path("/")).brought_measurements.relative_to("/boot")
+"""Where a box looks for them in its EFI system partition."""
 needs_mtools = pytest.mark.skipif(not HAS_MTOOLS, reason="apt-get install mtools")
 
 
@@ -99,7 +105,7 @@ def test_disks_are_listed(tree: SysfsTree) -> None:
 def test_a_release_is_verified(made: SmallRelease) -> None:
     """The folder with all files, or one image alone."""
     told = facts(bsfg("verify", made.folder, "--key", made.public, "--output", "json"))
-    assert (told["version"], told["profile"], len(told["files"])) == ("0.1.0", "cloud", 5)
+    assert (told["version"], told["profile"], len(told["files"])) == ("0.1.0", "cloud", 6)
     assert facts(bsfg("verify", made.packed, "--key", made.public, "--output", "json"))["files"] == [made.packed.name]
     text = bsfg("verify", made.folder, "--key", made.public).stdout
     assert "BSFG appliance 0.1.0 (cloud), released 2026-05-28" in text
@@ -176,13 +182,41 @@ def test_site_and_voucher_are_embedded(made: SmallRelease, tmp_path: Path) -> No
     target = tmp_path / "disk.raw"
     options = ("--file", target, "--size", "20M", "--site", site, "--voucher", paper, "--output", "json")
     told = facts(bsfg("flash", made.folder, "--key", made.public, *options))
-    assert told["embedded"] == ["site.toml", "voucher.json"]
+    assert told["embedded"] == ["measurements.json", "site.toml", "voucher.json"]
     content = target.read_bytes()
     assert len(content) == 20 * MIB
     esp = tmp_path / "esp"
     esp.write_bytes(content[MIB : 5 * MIB])
     assert mtools("mcopy", str(esp), "::/bsfg/site.toml", "-") == site.read_bytes()
     assert mtools("mcopy", str(esp), "::/bsfg/voucher.json", "-") == paper.read_bytes()
+    assert mtools("mcopy", str(esp), "::/bsfg/measurements.json", "-") == MEASURED
+
+
+@needs_mtools
+def test_a_box_gets_the_measurements_of_its_release(made: SmallRelease, tmp_path: Path) -> None:
+    """Where the box looks for them, also without a site configuration; changed ones stop the flash."""
+    target = tmp_path / "disk.raw"
+    options = ("--file", target, "--output", "json")
+    assert facts(bsfg("flash", made.folder, "--key", made.public, *options))["embedded"] == ["measurements.json"]
+    esp = tmp_path / "esp"
+    esp.write_bytes(target.read_bytes()[MIB : 5 * MIB])
+    assert mtools("mcopy", str(esp), f"::/{BROUGHT_AS}", "-") == MEASURED
+    folder = tmp_path / "changed"
+    shutil.copytree(made.folder, folder)
+    (folder / "measurements.json").write_bytes(MEASURED.replace(b"1", b"2"))
+    again = ("--file", tmp_path / "second.raw", "--output", "json")
+    result = bsfg("flash", folder, "--key", made.public, *again)
+    assert json.loads(result.stderr.splitlines()[-1])["error"]["reason"] == Reason.BAD_IMAGE
+    assert not (tmp_path / "second.raw").exists()
+
+
+def test_without_mtools_a_disk_is_flashed_all_the_same(
+    made: SmallRelease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is said what is missing; with a site configuration it is refused."""
+    monkeypatch.setattr("appliance.flash.embed.shutil.which", lambda _: None)
+    result = bsfg("flash", made.folder, "--key", made.public, "--file", tmp_path / "disk.raw")
+    assert (result.exit_code, "without  measurements.json" in result.output) == (0, True), result.output
 
 
 def _site(change: Callable[[bytes], bytes]) -> Callable[[Path], list[str]]:
@@ -295,7 +329,8 @@ def test_what_happens_while_somebody_types(made: SmallRelease, then: dict[str, o
     assert refused.value.reason is Reason.DISK_REFUSED
     assert disks.targets["sdb"].writes == []
     calm = _Disks(stick)
-    Job.prepare(made.folder, [made.key], calm, disk=Path("/dev/sdb")).write(calm, lambda _: "STICK1")
+    prepared = Job.prepare(made.folder, [made.key], calm, disk=Path("/dev/sdb"))
+    replace(prepared, embedding=Embedding({})).write(calm, lambda _: "STICK1")  # mtools need more than memory
     assert boots(bytes(calm.targets["sdb"].medium))
     assert calm.targets["sdb"].closed == 1
     with pytest.raises(RefusedError):

@@ -22,7 +22,7 @@ from appliance.boundary.reasons import Reason
 from appliance.boundary.store import StoreBuffer
 from appliance.boundary.suspending import NobodySuspended, SuspensionsPort
 from appliance.cli.main import cli
-from appliance.node.suspensions import BOOT_ID_VARIABLE, FILE, FileSuspensions, ask_to_lift
+from appliance.node.suspensions import BOOT_ID_VARIABLE, FILE, STICK, FileSuspensions, ask_to_lift
 from tests.contracts.suspensions import PRESS, PUMP, SuspensionsContract, World
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.logs import FakeDisk, FakeLogs, Faults
@@ -118,6 +118,34 @@ async def test_a_conflict_suspends_its_producer_alone() -> None:
             STORED,
             AppendOutcome.DUPLICATE,
         ]
+
+
+async def test_a_stick_lifts_what_was_suspended_by_then(tmp_path: Path, boot_id: Path) -> None:
+    """Once: whoever is suspended later stays so, also when the agent is started again; and a damaged word is none."""
+    kept = FileSuspensions(tmp_path / "state", boot_id, tmp_path)
+    document = tmp_path / STICK
+
+    def asks(unix_ms: object, producers: object = ()) -> None:
+        document.write_text(json.dumps({"state": "read", "lift": {"asked_unix_ms": unix_ms, "producers": producers}}))
+
+    await kept.suspend(PRESS, "id a")
+    since = kept.all()[0].since_unix_ms
+    for damaged in ("", "[]", "{}", '{"lift": 1}', '{"lift": {"asked_unix_ms": 9}}'):
+        document.write_text(damaged)
+        kept.lift_asked()
+    for unix_ms, producers in ((since - 1, []), (since, ["../x"]), (since, [str(PUMP)]), (since, 7), ("x", [])):
+        asks(unix_ms, producers)
+        kept.lift_asked()
+    assert [each.producer for each in kept.all()] == [PRESS]
+    asks(since, [])
+    assert [each.producer for each in FileSuspensions(tmp_path / "state", boot_id).all()] == [PRESS]
+    kept.lift_asked()
+    assert kept.all() == FileSuspensions(tmp_path / "state", boot_id).all() == ()
+    await trio.sleep(0.002)
+    await kept.suspend(PUMP, "id b")
+    again = FileSuspensions(tmp_path / "state", boot_id, tmp_path)
+    again.lift_asked()
+    assert [each.producer for each in again.all()] == [PUMP]
 
 
 async def test_where_ids_are_played_with_nobody_is_suspended() -> None:

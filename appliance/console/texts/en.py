@@ -269,7 +269,7 @@ FINDINGS: Final[dict[str, FindingText]] = {
     ),
     _R.PRODUCER_SUSPENDED: _F(
         "a producer sent two facts under one id and is not served; the others are",
-        "Tell whoever runs that producer. When it is mended, restart the box, or let an operator lift it.",
+        "Tell whoever runs it. When it is mended: a USB stick with a file bsfg/lift-producers, or a restart.",
     ),
     _R.CONFLICTING_DUPLICATE: _F(
         "a producer used one id for two different facts", "Tell whoever runs that producer. Others are not hindered."
