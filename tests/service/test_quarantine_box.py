@@ -25,7 +25,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ from appliance.keys.enrolled_box import EnrolledBox
 from appliance.keys.keeper.client import ask_keeper
 from appliance.keys.keeper.port import KeeperState
 from appliance.keys.release import Release, add_signature, new_release
+from appliance.keys.release_code import ReleaseCode
 from appliance.keys.release_request import request_of
 from appliance.keys.tpm.public import Digest
 from appliance.keys.unixsocket import address_of
@@ -265,9 +266,11 @@ class Scene:
         return [str(each["envelope"]["message_id"]) for each in found]
 
     def signed(self, box: EnrolledBox, signers: int) -> Release:
-        """What the operators sign for the box as it is, over the evidence that it names."""
+        """What the operators sign for the box as it is, over the evidence that it names: by the text of its QR code."""
+        request = ReleaseCode.parse(self.box.document("watchdog")["quarantine"]["request"]).request(box)
         evidence = Digest(bytes.fromhex(self.box.document("watchdog")["quarantine"]["evidence"]))
-        request = ask_keeper(self.box.at.keeper_socket, lambda keeper: request_of(keeper, evidence))
+        made = ask_keeper(self.box.at.keeper_socket, lambda keeper: request_of(keeper, evidence))
+        assert replace(request, certificate=made.certificate) == made, "it says what the keeper's own request says"
         offline, release = Offline(self.hub.environment.layout.offline), new_release(box, request)
         for name in OPERATORS[:signers]:
             release = add_signature(box, request, release, offline.operator(name))
@@ -380,13 +383,31 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
         assert not box.at.session("agent").exists()
         assert len(producer.acknowledged) > before + 20, "local work goes on"
 
+        # -- whoever reads nothing but the page knows what happened, since when, what works, and what to do
+        until(lambda: bool(box.document("watchdog")["quarantine"]["request"]), "the request as a text")
+        stands = box.document("watchdog")["quarantine"]
+        shown = run([*BSFG, "box", "status", "--root", str(box.root)], env=python_environment())
+        assert shown.returncode == 5, shown.stderr
+        for words in (
+            "LOCKED: QUARANTINED, since ",
+            "mount_over_system: something is mounted over a part of the system",
+            "Works     local producers, local consumers",
+            "Stopped   facts to hub, facts from hub",
+            "dark: nothing leaves this box, until two operators have released it",
+            "a USB stick with bsfg/take-evidence",
+            "a stick with their bsfg/release.json",
+            stands["evidence"],
+        ):
+            assert words in shown.stdout, shown.stdout
+        assert stands["request"] in "".join(shown.stdout.replace("Request", "").split())
+
         # -- it stays
         watchdog = _pid_of(scene)
         os.kill(watchdog, signal.SIGKILL)
         assert silence(tap, 1.5) == []
         box.start_watchdog()
         until(lambda: _pid_of(scene) != watchdog and scene.state() == "quarantined", "the next watchdog")
-        assert box.document("watchdog")["quarantine"] == stands
+        until(lambda: box.document("watchdog")["quarantine"] == stands, "the same, with the same request")
         assert silence(tap, 1.0) == []
 
         # -- out: one operator is none

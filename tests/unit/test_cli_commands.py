@@ -83,6 +83,17 @@ def test_usage_errors_end_with_2(arguments: list[str], folder: Path) -> None:
     assert "Traceback" not in result.output
 
 
+def test_on_a_box_status_is_that_of_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to know which of two commands it is."""
+    shown: list[tuple[Path, str]] = []
+    monkeypatch.setattr("appliance.cli.status.BOX_STATUS", tmp_path)
+    monkeypatch.setattr("appliance.cli.box.show", lambda root, output: shown.append((root, output)))
+    assert (run("status").exit_code, run("status", "--output", "json").exit_code) == (0, 0)
+    assert shown == [(Path("/"), "text"), (Path("/"), "json")]
+    monkeypatch.setattr("appliance.cli.status.BOX_STATUS", tmp_path / "none")
+    assert run("status").exit_code == ExitCode.USAGE
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

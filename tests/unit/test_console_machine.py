@@ -13,10 +13,21 @@ from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from appliance.console.model import Looker
 from appliance.console.network import ROLES, Interface, interfaces
-from appliance.console.system import Disk, disk, image, machine
+from appliance.console.system import BLESSED, Disk, disk, image, machine
 from appliance.site.config import Role
 from tests import consoles
 from tests.consoles import FixedClock, network, port, put, tell, variable
+
+
+def test_a_version_is_on_trial_until_it_is_taken_for_good(tmp_path: Path, root: Path) -> None:
+    """Seen at the next look, and not at the next boot; what the boot loader said stays as it was."""
+    consoles.CASES["working_software_tpm"][1](tmp_path)
+    looker = Looker(tmp_path, clock=FixedClock())
+    assert (looker.look().image.tries, looker.look().image.tries) == (2, 2)
+    (tmp_path / BLESSED).mkdir()
+    assert (looker.look().image.tries, image(tmp_path).tries) == (None, 2)
+    unit = root / "image/mkosi.extra/usr/lib/systemd/system/systemd-bless-boot.service.d/50-bsfg.conf"
+    assert f"\nRuntimeDirectory={BLESSED.removeprefix('run/')}\n" in unit.read_text()
 
 
 def test_roles_are_those_of_the_site_configuration() -> None:
