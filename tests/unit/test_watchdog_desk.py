@@ -341,7 +341,8 @@ async def test_the_command_from_end_to_end(box: Box, tmp_path: Path) -> None:
             "why       operator_request: somebody with rights on the box asked for quarantine (the cab" in done.output
         )
         assert f"evidence  {box.taker.digest(0).hex()}" in done.output
-        assert "do        Ask them why." in done.output
+        assert "do        Leave the box on. Call the operators" in done.output
+        assert "2. Bring them the evidence" in done.output
         assert done.output.count("done in") == len(ORDER)
         as_json = json.loads((await run_cli(box, "status", "--output", "json")).output)
         assert (as_json["state"], as_json["counter"]) == ("quarantined", 2)

@@ -39,8 +39,8 @@ SEAL: Final = "seal.json"
 REQUEST: Final = "request.json"
 """Not there while the keeper makes none."""
 LOOK_EVERY_S: Final = 1.0
-ASK_AGAIN_S: Final = 15.0
-"""When the keeper made no request."""
+ASK_AGAIN_S: Final = (15.0, 300.0)
+"""When the keeper made no request: at first, and at most."""
 _MODE: Final = 0o440
 _log = logging.getLogger(__name__)
 
@@ -59,10 +59,15 @@ class Outgoing:
 
     async def run(self, wanted: Callable[[], Digest | None]) -> None:
         """Make the text for whatever evidence is wanted, until cancelled. :param wanted: ``None``: nothing now."""
+        again_s = ASK_AGAIN_S[0]
         while True:
             evidence = wanted()
-            made = evidence is None or bool(self.text(evidence)) or await self._tell(evidence)
-            await trio.sleep(LOOK_EVERY_S if made else ASK_AGAIN_S)
+            if evidence is None or self.text(evidence) or await self._tell(evidence):
+                again_s = ASK_AGAIN_S[0]
+                await trio.sleep(LOOK_EVERY_S)
+            else:
+                await trio.sleep(again_s)
+                again_s = min(2 * again_s, ASK_AGAIN_S[1])
 
     async def _tell(self, evidence: Digest) -> bool:
         """Whether there is a text now."""
@@ -75,8 +80,9 @@ class Outgoing:
             self._told = evidence, ReleaseCode.of(ReleaseRequest.parse(request)).render()
         except (OSError, BsfgError) as error:
             _log.error("no request for release as a text: %s", error)
-            return False
-        return True
+        except Exception:  # noqa: BLE001 - a defect here must not end the watchdog
+            _log.exception("no request for release as a text")
+        return self._told is not None and self._told[0] == evidence
 
     async def lay_out(self, evidence: Digest) -> None:
         """Lay out the bundle with this digest, its seal, and the request if the keeper makes one.
