@@ -89,8 +89,9 @@ class Box:
             await self.say.send(Reading(probe))
 
     def document(self) -> dict[str, Any]:
-        """What it tells."""
-        document: dict[str, Any] = json.loads((self.folder / "status" / "watchdog.json").read_bytes())
+        """What it tells; before its first word, nothing."""
+        path = self.folder / "status" / "watchdog.json"
+        document: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {"state": ""}
         return document
 
     @asynccontextmanager
