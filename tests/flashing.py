@@ -37,8 +37,6 @@ IMAGE_BYTES = 16 * MIB
 VERSION = "0.1.0"
 BUILT = 1_780_000_000
 SALT = bytes(range(32))
-MEASURED = b'{"format":"bsfg-measurements-1","serial":1}\n'
-"""In place of the image builder's measurements; a flash does not read them."""
 HAS_MTOOLS = shutil.which("mcopy") is not None
 BLOCK = 4096
 
@@ -150,6 +148,11 @@ def new_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
+def measurements(image: SmallImage) -> bytes:
+    """In place of the image builder's; a flash does not read them."""
+    return f'{{"format":"bsfg-measurements-1","root":"{image.root_hash}"}}\n'.encode()
+
+
 def inputs(folder: Path, image: SmallImage, *, profile: str = "cloud") -> ReleaseInputs:
     """What a build leaves, in a folder."""
     folder.mkdir(exist_ok=True)
@@ -161,7 +164,7 @@ def inputs(folder: Path, image: SmallImage, *, profile: str = "cloud") -> Releas
         new_key(key)
     names = folder / "files.json", folder / "packages.json"
     measured = folder / "measurements.json"
-    measured.write_bytes(MEASURED)
+    measured.write_bytes(measurements(image))
     return ReleaseInputs(folder, VERSION, profile, *names, key, BUILT, image.root_hash, extra=(measured,))
 
 

@@ -26,7 +26,7 @@ from appliance.flash.gpt import MIB, PartitionTable
 from appliance.flash.job import FileTarget, Job
 from appliance.keys.enrolment.voucher import new_voucher
 from tests.fakes.disks import FakeDisks
-from tests.flashing import HAS_MTOOLS, IMAGE_BYTES, MEASURED, SmallRelease, mtools, new_key, small_release
+from tests.flashing import HAS_MTOOLS, IMAGE_BYTES, SmallRelease, measurements, mtools, new_key, small_release
 from tests.sites import config, key, signed
 from tests.sysfs_tree import SysfsTree
 
@@ -189,7 +189,7 @@ def test_site_and_voucher_are_embedded(made: SmallRelease, tmp_path: Path) -> No
     esp.write_bytes(content[MIB : 5 * MIB])
     assert mtools("mcopy", str(esp), "::/bsfg/site.toml", "-") == site.read_bytes()
     assert mtools("mcopy", str(esp), "::/bsfg/voucher.json", "-") == paper.read_bytes()
-    assert mtools("mcopy", str(esp), "::/bsfg/measurements.json", "-") == MEASURED
+    assert mtools("mcopy", str(esp), "::/bsfg/measurements.json", "-") == measurements(made.image)
 
 
 @needs_mtools
@@ -200,10 +200,10 @@ def test_a_box_gets_the_measurements_of_its_release(made: SmallRelease, tmp_path
     assert facts(bsfg("flash", made.folder, "--key", made.public, *options))["embedded"] == ["measurements.json"]
     esp = tmp_path / "esp"
     esp.write_bytes(target.read_bytes()[MIB : 5 * MIB])
-    assert mtools("mcopy", str(esp), f"::/{BROUGHT_AS}", "-") == MEASURED
+    assert mtools("mcopy", str(esp), f"::/{BROUGHT_AS}", "-") == measurements(made.image)
     folder = tmp_path / "changed"
     shutil.copytree(made.folder, folder)
-    (folder / "measurements.json").write_bytes(MEASURED.replace(b"1", b"2"))
+    (folder / "measurements.json").write_bytes(measurements(made.image).replace(b"1", b"2"))
     again = ("--file", tmp_path / "second.raw", "--output", "json")
     result = bsfg("flash", folder, "--key", made.public, *again)
     assert json.loads(result.stderr.splitlines()[-1])["error"]["reason"] == Reason.BAD_IMAGE
