@@ -216,6 +216,11 @@ def _quarantined_stick(root: Path) -> None:
     tell(root, "stick", state="written", detail="bsfg/evidence-5f0c2a9e5f0c2a9e")
 
 
+def _stopped_stick(root: Path) -> None:
+    _much_at_once(root)
+    tell(root, "stick", state="restarting", detail="bsfg/site.toml on the USB stick: taken version 1 of plant-a")
+
+
 def _released(root: Path) -> None:
     healthy(root)
     agent(root, **away(1500))
@@ -367,6 +372,7 @@ CASES: Final[dict[str, tuple[Overall, Callable[[Path], None]]]] = {
     "stopped_agent_dead": (Overall.STOPPED, _agent_dead),
     "stopped_disk_full": (Overall.STOPPED, _disk_full),
     "stopped_much_at_once": (Overall.STOPPED, _much_at_once),
+    "stopped_stick": (Overall.STOPPED, _stopped_stick),
     "trouble_tpm_absent": (Overall.TROUBLE, _tpm_absent),
     "refused_voucher": (Overall.REFUSED, _refused),
     "waiting": (Overall.WAITING, _waiting),

@@ -185,19 +185,21 @@ def _blocks(box: Box, judgement: Judgement, texts: Texts) -> Iterator[list[str]]
     """What is to be told, what matters most first."""
     steps = [line for step in next_steps(box, judgement, texts) for line in _wrapped(step, 2, WIDTH - _LABEL - 1)]
     own = [_row(texts.labels["do"] if place == 0 else "", line) for place, line in enumerate(steps)]
-    findings = list(judgement.findings)
+    sticks = [each for each in judgement.findings if each.code in _STICK]
+    findings = [each for each in judgement.findings if each not in sticks]
     if findings and findings[0].quarantines:  # its steps are those of every quarantine, and a stick is one of them
         yield _labelled(texts.labels["wrong"], _told(findings[0], texts), 2)
-        sticks = [each for each in findings if each.code in _STICK]
         yield from (_block(each, texts, "") for each in sticks)
         yield own
         if (do := texts.finding(findings[0].code, quarantines=True).do) != USUAL_STEP:
             yield _steps(do, texts)
-        findings = [each for each in findings[1:] if each not in sticks]
-    elif not findings or judgement.overall in _BY_STATE:
-        if not findings and judgement.overall in _FINE:
+        findings = findings[1:]
+    else:
+        yield from (_block(each, texts, "") for each in sticks)
+        if not judgement.findings and judgement.overall in _FINE:
             yield [_row("", texts.labels["all_well"])]
-        yield own
+        if not judgement.findings or judgement.overall in _BY_STATE:
+            yield own
     said = ""
     for finding in findings:
         yield _block(finding, texts, said)
@@ -208,7 +210,7 @@ _FINE: Final = {Overall.WORKING, Overall.AIR_GAPPED, Overall.CATCHING_UP}
 _BY_STATE: Final = {Overall.STARTING, Overall.NOT_CONFIGURED}
 """States whose own next step comes before those of the findings."""
 _STICK: Final = {each for each in Sign if each.startswith("stick_")}
-"""Whoever has put one in waits for the word to take it out."""
+"""They come first: whoever has put one in stands there, and waits for the word to take it out."""
 
 
 def _block(finding: Finding, texts: Texts, said: str) -> list[str]:
