@@ -57,6 +57,9 @@ def until(happened: Callable[[], bool], what: str, limit_s: float = PATIENCE_S) 
 class BoxAlone:
     """One box. :param folder: where it lies. :param python: the interpreter, and what it needs in its environment."""
 
+    limit_s: float = 300.0
+    """How long a unit's process may run."""
+
     def __init__(self, folder: Path, python: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.root = folder / "root"
         self._python = [*(python or [sys.executable]), "-P", "-B", "-m"]
@@ -129,7 +132,7 @@ class BoxAlone:
         """Start a unit's process; it ends with :meth:`stop`."""
         log = self._services.enter_context((self.logs / f"{unit}.log").open("ab"))
         options = {"env": self._environment, "cwd": self.root, "umask": 0o027, **self.identity(unit)}
-        return self._services.enter_context(running(command, limit_s=300, stdout=log, stderr=log, **options))
+        return self._services.enter_context(running(command, limit_s=self.limit_s, stdout=log, stderr=log, **options))
 
     def start_facts(self) -> subprocess.Popen[bytes]:
         """nats-facts.service."""

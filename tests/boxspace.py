@@ -68,7 +68,7 @@ class BoxSpace:
 
 
 @contextmanager
-def boxspace() -> Iterator[BoxSpace]:
+def boxspace(limit_s: float = 600) -> Iterator[BoxSpace]:
     """A new one."""
     missing = [program for program in ("unshare", "nsenter", "mount", "setpriv") if shutil.which(program) is None]
     why = f"{', '.join(missing)} missing" if missing else "needs root" if os.geteuid() else ""
@@ -77,7 +77,7 @@ def boxspace() -> Iterator[BoxSpace]:
     if why:
         pytest.skip(f"namespaces: {why}")
     command = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    with running([*command, "sleep", "600"], limit_s=600) as outer:
+    with running([*command, "sleep", str(limit_s)], limit_s=limit_s) as outer:
         yield BoxSpace(_child_of(outer.pid, "sleep"))
 
 

@@ -182,7 +182,7 @@ def _sending(box: Space, sender: Sender) -> Iterator[None]:
         user=sender.user,
         privileges=sender.privileges,
     )
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             yield
         finally:

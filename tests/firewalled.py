@@ -31,6 +31,7 @@ HUB4, HUB6 = "10.77.0.1", "fd77::1"
 UPLINK4, UPLINK6 = "10.77.0.2", "fd77::2"
 PLANT4, PLANT6 = "10.88.0.2", "fd88::2"
 MACHINE, OTHER_MACHINE = "10.88.0.5", "10.88.0.6"
+PLANT_SIDE: Final = (f"{MACHINE}/24", f"{OTHER_MACHINE}/24", "fd88::5/64")
 RPC_PORT, NATS_PORT, DNS_PORT, NTP_PORT = 7422, 4222, 53, 123
 
 ACTOR: Final = r"""
@@ -267,20 +268,22 @@ class World:
             space.setting("net.ipv6.conf.default.accept_dad", "0")
             space.setting("net.ipv4.conf.all.rp_filter", "0")
             space.setting("net.ipv4.conf.default.rp_filter", "0")
-        for near, other, far in (("uplink0", self.hub, "wan"), ("plant0", self.plant, "lan")):
-            self.box.ip(f"link add {near} type veth peer name {far} netns {other.name}")
-        for space, device, addresses in (
-            (self.box, "uplink0", (f"{UPLINK4}/24", f"{UPLINK6}/64")),
-            (self.box, "plant0", (f"{PLANT4}/24", f"{PLANT6}/64")),
-            (self.hub, "wan", (f"{HUB4}/24", f"{HUB6}/64")),
-            (self.plant, "lan", (f"{MACHINE}/24", f"{OTHER_MACHINE}/24", "fd88::5/64")),
-        ):
+        self.plug_uplink()
+        self._plug("plant0", (f"{PLANT4}/24", f"{PLANT6}/64"), self.plant, "lan", PLANT_SIDE)
+        self.plant.ip(f"route add default via {PLANT4}")
+
+    def plug_uplink(self) -> None:
+        """Put the uplink's port in, with its cable to the hub, its addresses and its routes."""
+        self._plug("uplink0", (f"{UPLINK4}/24", f"{UPLINK6}/64"), self.hub, "wan", (f"{HUB4}/24", f"{HUB6}/64"))
+        self.box.ip(f"route add default via {HUB4}")
+        self.hub.ip(f"route add 10.88.0.0/24 via {UPLINK4}")
+
+    def _plug(self, near: str, ours: Sequence[str], other: Space, far: str, theirs: Sequence[str]) -> None:
+        self.box.ip(f"link add {near} type veth peer name {far} netns {other.name}")
+        for space, device, addresses in ((self.box, near, ours), (other, far, theirs)):
             for address in addresses:
                 space.ip(f"address add {address} dev {device}" + (" nodad" if ":" in address else ""))
             space.ip(f"link set {device} up")
-        self.box.ip(f"route add default via {HUB4}")
-        self.plant.ip(f"route add default via {PLANT4}")
-        self.hub.ip(f"route add 10.88.0.0/24 via {UPLINK4}")
 
     def remove(self) -> None:
         """Take everything away."""

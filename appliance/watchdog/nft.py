@@ -12,7 +12,7 @@ what is there already would not make it last longer; so it is added (for it may 
 In quarantine the uplink stands in the sets ``dark`` of both tables, which they ask before anything else, with the code
 of the suspicion as the element's comment. But rules that somebody has changed may not ask these sets any more, and may
 be the very reason for the quarantine. So a wall of our own is built beside them at once, which lets nothing out on the
-uplink: what one chain of the kernel's drops, no rule of another can let pass.
+uplink, nor on what only the uplink stands on: what one chain of the kernel's drops, no rule of another can let pass.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ from typing import Final
 
 from appliance.boundary.errors import UnavailableError
 from appliance.boundary.reasons import Reason
+from appliance.watchdog.carriers import CARRIERS, links, of_the_uplink
 from appliance.watchdog.lease import LEASE_S
 
 LIBRARY: Final = "libnftables.so.1"
 UPLINK: Final = "uplink0"
-CARRIERS: Final = re.compile(r"uplink-bond|port[0-7]")
-"""Devices that may be below the uplink, by the names that the site configuration gives them: bonds, ports of VLANs."""
 JUDGING_TABLE: Final = "netdev bsfg"
 DARK: Final = "dark"
 """The set of that name in both tables of the firewall."""
@@ -42,10 +41,10 @@ DARK_TABLES: Final = ("inet bsfg", JUDGING_TABLE)
 WALL_TABLES: Final = ("inet bsfg-dark", "netdev bsfg-dark")
 """The wall beside them; asked long before the firewall (priority filter is 0)."""
 _BEFORE_ALL: Final = -500
-_WALLS: Final = (
-    rf'type filter hook output priority {_BEFORE_ALL}; policy accept; oifname "{UPLINK}" drop comment "[a-z0-9_]+"',
-    rf'type filter hook egress device "{UPLINK}" priority {_BEFORE_ALL}; policy drop;',
+_WALL: Final = re.compile(
+    rf'type filter hook output priority {_BEFORE_ALL}; policy accept; oifname "{UPLINK}" drop comment "[a-z0-9_]+"'
 )
+"""How nftables lists the wall's chain for packets, in one line."""
 _ONE_AT_A_TIME: Final = threading.Lock()
 """The library keeps lists of its own for all its contexts (of the devices, for one) and locks none: two threads in it,
 each with a context of its own, end the process with a segmentation fault (seen). The longest call lists all rules."""
@@ -196,13 +195,16 @@ class NftLease:
             f"add chain {inet} out {{ type filter hook output priority {_BEFORE_ALL}; policy accept; }}",
             f'add rule {inet} out oifname "{UPLINK}" drop comment "{why}"',
         )
-        hook = f'type filter hook egress device "{UPLINK}" priority {_BEFORE_ALL}; policy drop;'
-        try:
-            self._run(*anew, *packets, f"add chain {netdev} out {{ {hook} }}")
-        except UnavailableError as error:
-            if error.reason is not Reason.FIREWALL_FAULT:
-                raise
-            self._run(*anew, *packets)
+        frames, below = _stop(netdev, "out", UPLINK), [_stop(netdev, name, name) for name in _carriers()]
+        ways = [(frames, *below), (frames,), tuple(below), ()]  # a device may go at this moment, or not be there yet
+        for way in ways:
+            try:
+                self._run(*anew, *packets, *way)
+            except UnavailableError as error:
+                if error.reason is not Reason.FIREWALL_FAULT or way is ways[-1]:
+                    raise
+            else:
+                return
 
     def unjudged(self) -> list[str]:
         """Devices of the uplink without the chain that judges their frames, now; the uplink itself if it is not there.
@@ -239,9 +241,30 @@ class NftLease:
 
 def is_wall(table: str, chains: Mapping[str, str]) -> bool:
     """Whether a listed table is a part of the wall, and nothing else. :param chains: its parts by their names."""
-    form = dict(zip(WALL_TABLES, _WALLS, strict=True)).get(table)
-    listed = {name: " ".join(text.split()) for name, text in chains.items() if text or name}
-    return form is not None and set(listed) == {"chain out"} and bool(re.fullmatch(form, listed["chain out"]))
+    packets, frames = WALL_TABLES
+    listed = {name.removeprefix("chain "): " ".join(text.split()) for name, text in chains.items() if text or name}
+    if table == packets:
+        return set(listed) == {"out"} and bool(_WALL.fullmatch(listed["out"]))
+    devices = {name: UPLINK if name == "out" else name for name in listed if name == "out" or CARRIERS.fullmatch(name)}
+    return table == frames and all(text == _hook(devices.get(name, "")) for name, text in listed.items())
+
+
+def _hook(device: str) -> str:
+    """What lets no frame out of a device, as nftables lists it."""
+    return f'type filter hook egress device "{device}" priority {_BEFORE_ALL}; policy drop;'
+
+
+def _stop(table: str, chain: str, device: str) -> str:
+    """A chain that lets no frame out of a device."""
+    return f"add chain {table} {chain} {{ {_hook(device)} }}"
+
+
+def _carriers() -> tuple[str, ...]:
+    """What only the uplink stands on; none where the kernel does not say: the uplink itself is dark all the same."""
+    try:
+        return of_the_uplink(UPLINK, links())
+    except (OSError, ValueError):
+        return ()
 
 
 def _why(listed: str) -> str:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from appliance.watchdog.nft import Nftables, NftLease
-from appliance.watchdog.probes.firewall import FirewallPlaces, FirewallProbe, tables
+from appliance.watchdog.probes.firewall import AGAIN_S, FirewallPlaces, FirewallProbe, tables
 from appliance.watchdog.probing import Probe
 from tests.tampering_network import (
     FIREWALL_TAMPERINGS,
@@ -93,6 +96,36 @@ def test_what_a_box_does_itself_is_no_change(net: Net, probe: Probe) -> None:
     net.plug("uplink0")
     net.judge("uplink0")
     well("and back")
+
+
+@pytest.mark.usefixtures("clean")
+def test_only_a_script_that_was_replaced_is_waited_for(net: Net, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written down before it is run; the sets have what the last one put there. Anything else is told at once."""
+    script, waits = net.root / "names-sets.nft", list[float]()
+
+    def names(address: str) -> str:
+        return SITE.replace("192.0.2.1 . 4222", f"{address} . 4222")
+
+    def meanwhile(seconds: float) -> None:
+        waits.append(seconds)
+        subprocess.run(["nft", "-f", script], check=True)
+
+    clock = SimpleNamespace(sleep=meanwhile, monotonic=time.monotonic)
+    monkeypatch.setattr("appliance.watchdog.probes.firewall.time", clock)
+    try:
+        script.write_text(names("192.0.2.8"))
+        net.nft(names("192.0.2.8"))
+        assert look(net, probe).seen == ()
+        script.unlink()
+        script.write_text(names("192.0.2.9"))
+        net.nft("add element inet bsfg callers4 { 10.0.0.8 timeout 1m }")  # so that it looks
+        assert look(net, probe).seen == ()
+        assert waits == [AGAIN_S]
+        net.nft("add element inet bsfg hub4 { 192.0.2.8 . 4222 }")
+        assert [each.code for each in look(net, probe).seen] == ["firewall_changed"]
+        assert waits == [AGAIN_S], "told at once"
+    finally:
+        script.unlink()
 
 
 @pytest.mark.usefixtures("clean")

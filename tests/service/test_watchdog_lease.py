@@ -24,8 +24,9 @@ from appliance.keys.keeper.config import KeeperConfig
 from appliance.keys.keeper.server import KeeperServer
 from appliance.keys.time_token import HubTrust
 from appliance.node.status import BrokerStatus, StatusDocument
+from appliance.watchdog.carriers import CARRIERS
 from appliance.watchdog.lease import LEASE_S
-from appliance.watchdog.nft import CARRIERS, DARK_TABLES, UPLINK, Nftables, NftLease
+from appliance.watchdog.nft import DARK_TABLES, UPLINK, Nftables, NftLease
 from appliance.watchdog.suspicions import ProbeName
 from tests.contracts.lease import BlackoutContract, DarkWorld, LeaseContract, World
 from tests.fakes.keeper import FakeKeeper
@@ -350,6 +351,62 @@ def test_the_devices_are_those_of_the_firewall() -> None:
     """All that can carry the uplink, by the names that boxes give."""
     carriers = {name for name in DEVICES if CARRIERS.fullmatch(name)}
     assert {UPLINK, *carriers} == {name for name in DEVICES if not name.startswith("plant")}
+
+
+STACKED = {
+    "as a VLAN does": ["ip link add link port0 name uplink0 type macvlan"],
+    "as a bond does": ["ip link add uplink0 type bridge", "ip link set port0 master uplink0"],
+}
+
+
+@pytest.mark.parametrize("stacked", STACKED.values(), ids=STACKED)
+def test_what_only_the_uplink_stands_on_is_dark_as_well(stacked: list[str]) -> None:
+    """A packet socket there would pass the uplink by; also where the firewall is gone. With the plant on it, it speaks.
+
+    VLANs and bonds are not in every kernel: a macvlan is stacked like the first, a bridge like the second.
+    """
+    with own_thread() as within:
+
+        def ip(words: str) -> None:
+            within(lambda: subprocess.run(words.split(), check=True, capture_output=True))
+
+        within(lambda: make_uplink(lambda *words: subprocess.run(words, check=True), "port0"))
+        for words in (*stacked, "ip link set uplink0 up"):
+            ip(words)
+        nftables, lease = within(Nftables), InThread(within)
+        within(lambda: _loaded(nftables))
+        within(lambda: nftables.run(device_rules("port0")))
+        names = ("port0", "uplink0")
+
+        def out() -> list[str]:
+            return within(lambda: [name for name in names if _frame_comes_out(name, "port0")])
+
+        assert "port0" in out()
+        lease.dark("kexec_loaded")
+        assert out() == []
+        within(lambda: _dropped(nftables))
+        assert out() == [], "the wall alone"
+        within(lambda: _loaded(nftables))
+        within(lambda: nftables.run(device_rules("port0")))
+        lease.light()
+        assert "port0" in out()
+        if stacked is STACKED["as a VLAN does"]:
+            ip("ip link add link port0 name plant0 type macvlan")
+            lease.dark("kexec_loaded")
+            assert out() == ["port0"]
+
+
+def _frame_comes_out(device: str, port: str) -> bool:
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as far,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as near,
+    ):
+        far.bind((f"far-{port}", 3))
+        near.bind((device, 0))
+        mark = os.urandom(16)
+        with suppress(OSError):
+            near.send(b"\xff" * 6 + bytes(6) + b"\x88\xb5" + mark)
+        return _arrives(far, mark)
 
 
 # -- packets, and the process ------------------------------------------------------------------------------------------

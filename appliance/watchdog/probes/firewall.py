@@ -12,6 +12,7 @@ were filled. A device that is there and has no judge is told apart: that is so f
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import struct
@@ -76,6 +77,15 @@ Blocks = Mapping[str, str]
 """The parts of a table: ``chain input``, ``set hub4``; under the empty name what belongs to the table itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What fills sets. :param number: of its file, another one each time it is replaced."""
+
+    number: int = 0
+    written_ns: int = 0
+    text: str = ""
+
+
 class FirewallProbe:
     """A :class:`~appliance.watchdog.probing.Probe`; looks within a tenth of a second, at first within a few.
 
@@ -91,6 +101,7 @@ class FirewallProbe:
         self._nftables: Nftables | None = None
         self._sets: Nftables | None = None
         self._expected: Mapping[str, Blocks] | None = None
+        self._scripts: tuple[Script, ...] = ()
         self._last: Reading | None = None
         self._looked_at = -float("inf")
         self._judged: Mapping[str, bool] = {}
@@ -183,25 +194,38 @@ class FirewallProbe:
         return {path.stem: path.stem in there for path in sorted(self._places.devices.glob("*.nft"))}
 
     def _elements(self, found: Mapping[str, Blocks]) -> list[Seen]:
-        """Elements that nobody who may has put there; looked at twice, for sets are replaced while a box runs."""
-        foreign = self._foreign(found)
-        if foreign:
+        """Elements that nobody who may has put there.
+
+        Who may writes a script down, and then runs it. So if the scripts are those of the last look, what is new is
+        foreign; if not, one of them may be about to be run, and it is looked at twice.
+        """
+        foreign, scripts = self._foreign(found)
+        if foreign and scripts != self._scripts:
             time.sleep(AGAIN_S)
-            foreign &= self._foreign(found)
+            again, scripts = self._foreign(found)
+            foreign &= again
+        self._scripts = scripts
         return [Seen(Code.FIREWALL_CHANGED, f"set {name} has {element}") for name, element in sorted(foreign)]
 
-    def _foreign(self, found: Mapping[str, Blocks]) -> set[tuple[str, str]]:
+    def _foreign(self, found: Mapping[str, Blocks]) -> tuple[set[tuple[str, str]], tuple[Script, ...]]:
+        """Elements that are in no script, and which scripts these are. What is in the sets is asked first."""
         nftables = self._sets = self._sets or Nftables(Listing.ELEMENTS)
-        allowed = {(LEASE, LEASED)}
-        for path in self._places.scripts:
-            try:
-                allowed |= set(filled(path.read_text("utf-8")))
-            except FileNotFoundError:
-                continue
         blocks = found.get(OWN[0], {})
         names = [name for name in (*OPENING, LEASE) if f"set {name}" in blocks]
         there = {(name, each) for name in names for each in elements(nftables.run(f"list set {OWN[0]} {name}"))}
-        return there - allowed
+        scripts = tuple(_script(path) for path in self._places.scripts)
+        allowed = {(LEASE, LEASED)}.union(*(filled(each.text) for each in scripts))
+        return there - allowed, scripts
+
+
+def _script(path: Path) -> Script:
+    """One that fills sets; an empty one where there is none."""
+    try:
+        with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            return Script(state.st_ino, state.st_mtime_ns, file.read().decode())
+    except FileNotFoundError:
+        return Script()
 
 
 def reference_of(rules: str) -> str:

@@ -6,16 +6,19 @@ Reads one JSON object from standard input; writes one JSON line for each trial, 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -26,13 +29,15 @@ from appliance.watchdog.quarantine.folder import CaseFolder
 from appliance.watchdog.quarantine.runner import Quarantine, World
 from appliance.watchdog.reporting import State
 from appliance.watchdog.watchdog import Watchdog
-from tests.bench.quarantine.kinds import SOCKETS, Stage, kinds
+from tests.bench.quarantine.kinds import SOCKETS, Kind, Stage, kinds
 from tests.bench.quarantine.trials import AllIsWell, moment, nothing, trial, until
 from tests.boxspace import boxspace
-from tests.egress import tapped
+from tests.egress import Tap, tapped
 from tests.fakes.quarantine import FakeLock, FakeTaker
 from tests.firewalled import Space
 from tests.releases import Case
+
+HANGS_S: Final = 60.0
 
 
 def main() -> int:
@@ -53,15 +58,46 @@ async def _play(order: dict[str, Any]) -> None:
     chosen = [kind for kind in chosen if (kind.code in SOCKETS) == order["sockets"]]
     left = Counter({kind: order["events"] if kind.event else order["polled"] for kind in chosen})
     policy: BoundaryPolicy = Case.make().box.policy
-    with boxspace() as space, tapped(Space(order["hub"])) as tap:
-        stage = Stage(space, Path(order["root"]), (Path(order["sets"]),), lambda: _load(order["ruleset"]))
+    with tapped(Space(order["hub"])) as tap:
         while +left:
-            for kind in chance.sample(sorted(+left, key=lambda each: (each.code, each.what)), len(+left)):
-                left[kind] -= 1
-                with tempfile.TemporaryDirectory(prefix="bsfg-trial-") as folder:
-                    (Path(folder) / "state").mkdir()
-                    done = await trial(kind, stage, tap, FakeLock(policy), Path(folder), chance)
-                print(json.dumps(asdict(done)), flush=True)
+            await _round(order, chance, left, policy, tap)
+
+
+async def _round(
+    order: dict[str, Any], chance: random.Random, left: Counter[Kind], policy: BoundaryPolicy, tap: Tap
+) -> None:
+    """Each kind that is left once, in namespaces that are new."""
+    with boxspace(limit_s=1800) as space:
+        stage = Stage(space, Path(order["root"]), (Path(order["sets"]),), lambda: _load(order["ruleset"]))
+        for kind in chance.sample(sorted(+left, key=lambda each: (each.code, each.what)), len(+left)):
+            left[kind] -= 1
+            with tempfile.TemporaryDirectory(prefix="bsfg-trial-") as folder:
+                (Path(folder) / "state").mkdir()
+                done = await trial(kind, stage, tap, FakeLock(policy), Path(folder), chance)
+            print(json.dumps(asdict(done)), flush=True)
+
+
+class HangingLease(NftLease):
+    """The real one, until it is told to hang."""
+
+    hangs = False
+
+    def renew(self) -> None:
+        """As the port says."""
+        if self.hangs:
+            time.sleep(HANGS_S)
+        super().renew()
+
+
+def _hang_on_signals(lease: HangingLease) -> None:
+    """How a process may hang: its main loop, the thread of its lease, or everything (Python's own lock is held)."""
+
+    def thread(*_: object) -> None:
+        lease.hangs = True
+
+    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(HANGS_S))
+    signal.signal(signal.SIGUSR2, thread)
+    signal.signal(signal.SIGHUP, lambda *_: ctypes.PyDLL(None).sleep(int(HANGS_S)))
 
 
 async def _hold() -> None:
@@ -71,7 +107,8 @@ async def _hold() -> None:
         world = World(
             NftLease(), FakeLock(Case.make().box.policy), FakeTaker(), CaseFolder(Path(folder)), moment, nothing
         )
-        lease = NftLease()
+        lease = HangingLease()
+        _hang_on_signals(lease)
         watchdog = Watchdog(lease, lease, Quarantine(world), (AllIsWell(),), Path(folder), Assessor(frozenset()))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watchdog.run)

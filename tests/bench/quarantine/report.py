@@ -25,9 +25,9 @@ _WIDTH, _HEIGHT, _MARGIN = 720, 300, 48
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A watchdog that was stopped. :param how: killed, stopped (SIGSTOP), ended (SIGTERM).
+    """A watchdog that was stopped. :param how: killed, stopped (SIGSTOP), ended (SIGTERM); or what of it hangs.
 
-    :param before: frames of the healthy box. :param last_ms: until the last frame that needs the lease.
+    :param before: leased frames of the healthy box. :param last_ms: until the last frame that needs the lease.
     """
 
     how: str
@@ -39,21 +39,21 @@ def report(trials: Sequence[Trial], stopped: Sequence[Stopped], file: Path, plot
     """Print everything; the exit code: 1 if a trial was not as it must be."""
     bad = [each for each in trials if not each.good]
     print(machine())
-    print(f"\n{len(trials)} trials, {len({(each.expected, each.kind) for each in trials})} kinds, ", end="")
+    print(f"\n{len(trials) + len(stopped)} injections: {len(stopped)} watchdogs stopped, ", end="")
+    print(f"{len(trials)} trials of {len({(each.expected, each.kind) for each in trials})} kinds, ", end="")
     print(f"{len({each.expected for each in trials})} codes; found for what they are, and silent afterwards: ", end="")
     print(f"{len(trials) - len(bad)}; frames later than 1 ms after the cut: {sum(each.after for each in trials)}\n")
     for line in table(trials):
         print(line)
     for how, found in sorted(_by(stopped, lambda each: each.how).items()):
         times = [each.last_ms for each in found]
-        print(f"watchdog {how:8} {len(found):4} times: last leased frame after {max(times):7.0f} ms at most")
+        print(f"watchdog: {how:14} {len(found):4} times: last leased frame after {max(times):7.0f} ms at most")
     for each in bad[:20]:
         print(f"NOT AS IT MUST BE: {each}")
-    file.write_text(
-        json.dumps({"machine": machine(), "trials": [asdict(each) for each in trials]}, indent=1) + "\n", "utf-8"
-    )
+    raw = {"trials": [asdict(each) for each in trials], "stopped": [asdict(each) for each in stopped]}
+    file.write_text(json.dumps({"machine": machine(), **raw}, indent=1) + "\n", "utf-8")
     if plot is not None:
-        plot.write_text(picture(trials), "utf-8")
+        plot.write_text(picture(trials, stopped), "utf-8")
     return 1 if bad or any(not each.before or each.last_ms > STOPPED_MS for each in stopped) else 0
 
 
@@ -83,7 +83,7 @@ def _line(code: str, way: str, done: str, found: Sequence[Trial]) -> str:
     return f"{code:26} {way:7} {done:9} {len(found):6} " + " ".join(f"{each:8.0f}" for each in figures)
 
 
-def picture(trials: Sequence[Trial]) -> str:
+def picture(trials: Sequence[Trial], stopped: Sequence[Stopped] = ()) -> str:
     """How many trials had gone silent after how long, as an SVG; the time is on a logarithmic scale, 1 ms to 20 s."""
     lines = [
         (
@@ -103,14 +103,25 @@ def picture(trials: Sequence[Trial]) -> str:
         x = _x(ms)
         lines.append(f'<line x1="{x:.0f}" x2="{x:.0f}" y1="16" y2="{_HEIGHT - 32}" stroke="#ddd"/>')
         lines.append(f'<text x="{x:.0f}" y="{_HEIGHT - 14}" text-anchor="middle">{label}</text>')
-    for event, colour, label, row in ((True, "#06c", "told by the kernel", 0), (False, "#c60", "asked for", 1)):
-        times = sorted(each.last_ms for each in trials if each.event == event and each.last_ms is not None)
-        points = [(_x(max(1.0, each)), _y((number + 1) / len(times))) for number, each in enumerate(times)]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        text = f"{label}: {len(times)} trials"
-        lines.append(f'<text x="{_MARGIN + 12}" y="{36 + 18 * row}" fill="{colour}">{text}</text>')
+    told = [each.last_ms for each in trials if each.event and each.last_ms is not None]
+    asked = [each.last_ms for each in trials if not each.event and each.last_ms is not None]
+    lines += _curve(told, "#06c", "told by the kernel", 0)
+    lines += _curve(asked, "#c60", "asked for", 1)
+    lines += _curve([each.last_ms for each in stopped], "#666", "watchdog dead or hung", 2)
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _curve(found: Sequence[float], colour: str, label: str, row: int) -> list[str]:
+    """What share had gone silent after how long."""
+    if not found:
+        return []
+    points = [(_x(max(1.0, each)), _y((number + 1) / len(found))) for number, each in enumerate(sorted(found))]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    text = f"{label}: {len(found)} trials"
+    return [
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>',
+        f'<text x="{_MARGIN + 12}" y="{36 + 18 * row}" fill="{colour}">{text}</text>',
+    ]
 
 
 def _x(ms: float) -> float:

@@ -37,9 +37,11 @@ from tests.bench.quarantine.kinds import Act, Kind, Stage
 from tests.egress import Tap
 from tests.fakes.quarantine import FakeLock, FakeTaker
 
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 60.0
 QUIET_S: Final = 0.3
-"""How long the tap is watched after the cut."""
+"""How long the tap is watched after the cut; of one trial in so many it is longer than a lease."""
+LONG_QUIET_S: Final = 6.0
+LONG_QUIET_SHARE: Final = 1 / 40
 SETTLE_S: Final = 0.15
 BUSY_S: Final = 0.04
 BUSY_FRAMES: Final = 8
@@ -117,6 +119,16 @@ async def _played(kind: Kind, act: Act, tap: Tap, lock: FakeLock, folder: Path, 
     assessor = Assessor(frozenset({act.probe.name}))
     renewed, kept_dark = NftLease(), NftLease()
     watchdog = Watchdog(renewed, kept_dark, quarantine, (AllIsWell(),), folder, assessor, manager=ServiceManager())
+    try:
+        return await _in_its_processes(kind, act, tap, watchdog, lease, folder, chance)
+    finally:  # its threads have ended
+        for each in (lease, renewed, kept_dark):
+            _give_back(each)
+
+
+async def _in_its_processes(
+    kind: Kind, act: Act, tap: Tap, watchdog: Watchdog, lease: TimedLease, folder: Path, chance: random.Random
+) -> Trial:
     async with ReadingSocket(folder / "readings.sock", 0) as readings, trio.open_nursery() as nursery:
         nursery.start_soon(watchdog.run, readings)
         telling = Telling(folder / "readings.sock")
@@ -126,23 +138,22 @@ async def _played(kind: Kind, act: Act, tap: Tap, lock: FakeLock, folder: Path, 
             return await _timed(kind, act, tap, watchdog, lease, chance)
         finally:
             nursery.cancel_scope.cancel()
-            for each in (lease, renewed, kept_dark):
-                nursery.start_soon(_later, each)
 
 
 async def _timed(kind: Kind, act: Act, tap: Tap, watchdog: Watchdog, lease: TimedLease, chance: random.Random) -> Trial:
     if not await until(lambda: watchdog.state is State.OPEN, watchdog):
         return _failed(kind, f"it does not speak: {watchdog.values()['problems']}")
-    if not await until(lambda: _is_busy(tap)):
+    heard: list[int] = []
+    if not await until(lambda: _is_busy(tap, heard)):
         return _failed(kind, "it has little to say")
     await trio.sleep(chance.random() * (SETTLE_S if kind.event else act.probe.period_s))
-    before = len(tap.frames())
+    before = heard[-1] + len(tap.frames())
     began = time.time()
     await trio.to_thread.run_sync(act.inject)
     took_ms = (time.time() - began) * 1000
     if not await until(lambda: watchdog.quarantine.darkness is Darkness.QUARANTINED):
         return _failed(kind, "it is not found", before)
-    await trio.sleep(QUIET_S)
+    await trio.sleep(LONG_QUIET_S if chance.random() < LONG_QUIET_SHARE else QUIET_S)
     frames, missed = tap.frames(), tap.missed()
     dark_at = lease.dark_at or time.time()
     seen = [at for at, _ in frames if at >= began]
@@ -161,11 +172,12 @@ async def _timed(kind: Kind, act: Act, tap: Tap, watchdog: Watchdog, lease: Time
     )
 
 
-def _is_busy(tap: Tap) -> bool:
-    """Whether frames come so often that the last one tells the time. Blocking, for a moment."""
+def _is_busy(tap: Tap, heard: list[int]) -> bool:
+    """Whether frames come so often that the last one tells the time. Blocking, for a moment. :param heard: how many."""
     tap.frames()
     time.sleep(BUSY_S)
-    return len(tap.frames()) >= BUSY_FRAMES
+    heard.append(len(tap.frames()))
+    return heard[-1] >= BUSY_FRAMES
 
 
 async def until(holds: Callable[[], bool], watchdog: Watchdog | None = None) -> bool:
@@ -174,6 +186,7 @@ async def until(holds: Callable[[], bool], watchdog: Watchdog | None = None) -> 
         while not holds():
             if watchdog is not None:
                 watchdog.round()
+                watchdog.renewal.look_now()
                 await trio.sleep(0.2)  # not more often: each round changes the firewall, whose probe waits for a pause
             else:
                 await trio.sleep(0.005)
@@ -192,14 +205,8 @@ class _Kept:
         """Not here."""
 
 
-async def _later(lease: NftLease) -> None:
-    """Give back what a lease holds once the watchdog's thread has ended; a process has 1024 descriptors for select."""
-    with trio.CancelScope(shield=True):
-        await trio.sleep(0.5)
-        _give_back(lease)
-
-
 def _give_back(lease: NftLease) -> None:
+    """Close what a lease holds: select takes no more than 1024 descriptors."""
     if lease._nftables is not None:
         lease._nftables.close()
         lease._nftables = None
