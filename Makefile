@@ -28,7 +28,7 @@ lint: setup ## Run the linters alone
 bench: setup ## Measure the product beside its alternatives, and what keys in a TPM cost
 	@$(python) -m tests.bench
 
-bench-quarantine: setup ## Tamper with a box of network namespaces, and time the last frame that leaves it (an hour; as root)
+bench-quarantine: setup ## Tamper with a box of network namespaces, and time the last frame that leaves it (half an hour; as root)
 	@$(python) -m tests.bench.quarantine $(options)
 	@$(python) -m tests.bench.quarantine.calm
 

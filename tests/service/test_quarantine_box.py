@@ -12,7 +12,6 @@ sensor: the test sends its readings, for a kernel that is tampered with would be
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -92,10 +91,6 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
             done = box.as_user(user, *box._python[:-1], "-c", ask, box.at.watchdog_run / "watchdog.sock")
             assert "caller_denied" in done.stderr
 
-        older = box.root.parent / "older"
-        older.mkdir(mode=0o700)
-        run(["cp", "-a", box.at.keeper_state, box.at.watchdog_state, older])
-
         # -- in
         began, before = time.time(), len(producer.acknowledged)
         sensor.say(Reading(ProbeName.MOUNTS, (Seen(Code.MOUNT_OVER_SYSTEM, "/usr, by the test"),)))
@@ -139,21 +134,6 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
         until(lambda: _pid_of(scene) != watchdog and scene.state() == "quarantined", "the next watchdog")
         until(lambda: box.document("watchdog")["quarantine"] == stands, "the same, with the same request")
         assert silence(tap, 1.0) == []
-
-        # -- switched off and on, with keeper's and watchdog's files from before: only the TPM knows of it
-        producer._pauses.set()
-        scene.restart()
-        for folder in (box.at.keeper_state, box.at.watchdog_state):
-            shutil.rmtree(folder)
-            run(["cp", "-a", older / folder.name, folder])
-        scene.boot()
-        until(lambda: box.document("agent").get("ready") is True, "local work")
-        producer._pauses.clear()
-        until(lambda: all(each["done"] for each in _steps(box)), "the ladder again", 60)
-        stands, count = box.document("watchdog")["quarantine"], len(producer.acknowledged)
-        assert (stands["code"], stands["counter"]) == ("key_latched", enrolled.birth_counter + 1)
-        assert silence(tap, 2.0) == []
-        assert len(producer.acknowledged) > count + 5, "local work goes on"
 
         # -- out: one operator is none
         file = box.root / "release.json"

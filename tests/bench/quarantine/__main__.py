@@ -21,9 +21,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quarantine", description=__doc__)
     parser.add_argument("--events", type=int, default=32, help="trials of each kind that the kernel tells of (32)")
-    parser.add_argument("--polled", type=int, default=4, help="trials of each kind that is asked for (4)")
+    parser.add_argument("--polled", type=int, default=3, help="trials of each kind that is asked for (3)")
     parser.add_argument("--stops", type=int, default=6, help="times the watchdog is killed, stopped, hangs, … (6 each)")
-    parser.add_argument("--lanes", type=int, default=3, help="boxes at once, 2 to 8 (3)")
+    parser.add_argument("--lanes", type=int, default=4, help="boxes at once, 2 to 8 (4)")
     parser.add_argument("--only", action="append", default=[], metavar="CODE", help="only kinds with this code")
     parser.add_argument("--limit", type=float, default=3600, help="seconds after which no trial begins (3600)")
     parser.add_argument("--seed", type=int, default=1, help="of the order and the waits (1)")

@@ -314,9 +314,10 @@ def _last_words(logs: Path) -> None:
 @contextmanager
 def life(folder: Path, chance: random.Random) -> Iterator[Life]:
     """A box that was enrolled and speaks, with producers."""
-    var = Path(f"/tmp/bsfg-box-{os.getpid()}/root/var")  # noqa: S108 - as tests.watched_box has it
+    folder_of_box = Path(f"/tmp/bsfg-box-{os.getpid()}")  # noqa: S108 - as tests.watched_box has it
+    var = folder_of_box / "root" / "var"
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, var.parent.parent, ignore_errors=True)
+        stack.callback(shutil.rmtree, folder_of_box, ignore_errors=True)
         stack.callback(lambda: subprocess.run(["umount", "--lazy", var], check=False, capture_output=True))
         scene = stack.enter_context(watched_scene(folder, LivingBox))
         stack.push(lambda kind, *_: _last_words(scene.box.logs) if kind is not None else None)
