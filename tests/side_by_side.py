@@ -10,7 +10,6 @@ A test that failed is named at once. When a file is done, one line says how many
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 from collections import Counter, defaultdict
@@ -27,9 +26,7 @@ _FIRST: Final = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 def leave_network() -> None:
     """Give the calling thread, and what it starts from now on, a new network. :raises OSError: not allowed."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.unshare(CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "unshare")
+    _ask("unshare", CLONE_NEWNET)
 
 
 @contextmanager
@@ -50,9 +47,15 @@ def first_network() -> Iterator[None]:
 
 
 def _enter(network: int) -> None:
+    _ask("setns", network, CLONE_NEWNET)
+
+
+def _ask(call: str, *values: int) -> None:
+    import ctypes  # late: it makes memory that can be written and run, which tests show our programs do not need
+
     library = ctypes.CDLL(None, use_errno=True)
-    if library.setns(network, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
+    if getattr(library, call)(*values):
+        raise OSError(ctypes.get_errno(), call)
 
 
 class FilesDone:

@@ -29,7 +29,7 @@ from appliance.dev.layout import HOST, PLANT, Layout
 from appliance.dev.lifecycle import bring_down, start_detached
 from tests.processes import run
 
-PAGE_TIMEOUT_S = 150
+PAGE_TIMEOUT_S = 220
 CALL_TIMEOUT_S = 1.0
 
 
