@@ -126,10 +126,12 @@ class Applying:
         write_atomically(pki.hub_ca, new, PUBLIC)
 
     def _take_voucher(self) -> None:
-        """From the ESP, where the flasher put it. One that is used up does no harm."""
-        try:
-            data = self.layout.brought_voucher.read_bytes()
-        except OSError:
+        """The one of a stick, else that of the ESP, where the flasher put it. One that is used up does no harm."""
+        for place in (self.layout.kept_voucher, self.layout.brought_voucher):
+            try:
+                data = place.read_bytes()
+            except OSError:
+                continue
+            group = int(User.ENROL) if os.geteuid() == 0 else None
+            replace_file(self.layout.voucher, data, GROUP, group)
             return
-        group = int(User.ENROL) if os.geteuid() == 0 else None
-        replace_file(self.layout.voucher, data, GROUP, group)

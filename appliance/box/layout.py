@@ -321,6 +321,11 @@ class BoxLayout:
         return self.enrol_run / "voucher.json"
 
     @property
+    def kept_voucher(self) -> Path:
+        """The last voucher that came by a stick."""
+        return self.site / "voucher.json"
+
+    @property
     def keeper_run(self) -> Path:
         """The folder of the keeper's sockets."""
         return self.run / "keeper"

@@ -41,7 +41,7 @@ from appliance.box.layout import BoxLayout
 from appliance.box.options import layout_of, root_option, run_program
 from appliance.box.site import say_again
 from appliance.keys.enrolment.voucher import Voucher
-from appliance.keys.files import PUBLIC, read_regular, replace_file
+from appliance.keys.files import PUBLIC, read_regular, replace_file, write_atomically
 from appliance.keys.release import MAXIMUM_BYTES
 from appliance.node.documents import write_status
 from appliance.site.reading import MOST_BYTES
@@ -137,8 +137,12 @@ def take_site(layout: BoxLayout, data: bytes, shown: str) -> Result:
 
 
 def take_voucher(layout: BoxLayout, data: bytes, shown: str) -> Result:
-    """A voucher of an enrolment operator, for the next time this box asks its hub."""
+    """A voucher of an enrolment operator, for the next time this box asks its hub.
+
+    It is kept over a start as well, for a site configuration on the same stick has the box start at once. No secret.
+    """
     voucher = Voucher.parse(data)
+    write_atomically(layout.kept_voucher, data, PUBLIC)
     replace_file(layout.voucher, data, PUBLIC)  # the folder is enrolment's alone
     return Result(shown, Came.TAKEN, f"voucher for {voucher.zone}")
 

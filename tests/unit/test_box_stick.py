@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,6 +261,17 @@ def test_a_voucher_is_handed_to_enrolment(configured: Machine) -> None:
     configured.write("voucher.json", good.replace(b"plant-a", b"plant a"))
     assert configured.put_in()["files"][0]["came"] == Came.REFUSED
     assert configured.at.voucher.read_bytes() == good
+
+
+def test_a_voucher_that_came_with_a_configuration_is_there_after_the_start(box: Machine) -> None:
+    """The box starts at once for the configuration; what was in memory only is gone then."""
+    good = new_voucher(ec.generate_private_key(ec.SECP256R1()), ZoneId("plant-a"), "ab" * 32, 2**40).render()
+    box.write("site.toml", sites.signed(1))
+    box.write("voucher.json", good)
+    assert box.put_in()["state"] == StickState.RESTARTING
+    shutil.rmtree(box.at.run)
+    site.run(box.at, Applying(box.at))
+    assert box.at.voucher.read_bytes() == good
 
 
 async def test_a_release_is_handed_to_the_watchdog(configured: Machine) -> None:

@@ -77,10 +77,10 @@ def configure(box: Box, hub: BenchHub, folder: Path) -> None:
     with beside(box, hub, "configured", usb=True) as journey:
         machine = journey.machine
         machine.wait(NOT_CONFIGURED, what="the page says that there is no site configuration", seconds=FIRST_BOOT_S)
-        since = machine.serial.position
         stick.put_in(machine)
-        machine.wait(r"stick_restarting", what="the page says that the configuration was taken", since=since)
-        assert machine.wait_end("the box starts again", 120).data["reason"] == "guest-reset"
+        machine.wait(r"stick_reading", what="the page says that the stick is read", seconds=120)
+        ended = machine.wait_end("the configuration is taken, and the box starts again", 180)
+        assert ended.data["reason"] == "guest-reset"
 
 
 def flip(disk: Disk, offset: int) -> None:
@@ -102,11 +102,10 @@ def quarantined_and_released(box: Box, hub: BenchHub, folder: Path) -> set[str]:
         evidence, request = fetched(machine, folder)
         release = signed_by_both(hub, request, evidence, folder)
         stick = Stick(folder / "release.stick", [("bsfg/release.json", release.read_bytes())])
-        since = machine.serial.position
         stick.put_in(machine)
-        machine.wait(r"stick_restarting", what="the page says that the release was taken", since=since)
+        ended = machine.wait_end("the release is taken, and the box starts again", 180)
+        assert ended.data["reason"] == "guest-reset"
         assert len(frames.frames) == dark, "frames left a box in quarantine"
-        assert machine.wait_end("the box starts again", 120).data["reason"] == "guest-reset"
     return stored
 
 
