@@ -592,7 +592,7 @@ def test_it_tells_systemd_that_both_its_loops_live(net: Namespace, services: Ser
     """Ready at once, though nothing is open yet: the order of units must not wait for a proof."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))
-        end.settimeout(20)
+        end.settimeout(60)
         with watchdog(net, services, NOTIFY_SOCKET=str(tmp_path / "notify")) as process:
             first = end.recv(4096).decode().split("\n")
             assert first[:2] == ["WATCHDOG=1", "READY=1"]
