@@ -51,7 +51,7 @@ def _enter(network: int) -> None:
 
 
 def _ask(call: str, *values: int) -> None:
-    import ctypes  # late: it makes memory that can be written and run, which tests show our programs do not need
+    import ctypes  # late: few need it, and this module is read in every run
 
     library = ctypes.CDLL(None, use_errno=True)
     if getattr(library, call)(*values):
