@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.vm.parts import BUDGET_S, HARNESS, ROTATING, SMOKE, WAITING, Part, choose
+from tests.vm.parts import BUDGET_S, HARNESS, METAL, ROTATING, SMOKE, WAITING, Part, choose
 
 COMMITS = [f"{commit:040x}" for commit in range(300)]
 
@@ -13,7 +13,7 @@ COMMITS = [f"{commit:040x}" for commit in range(300)]
 def test_every_test_file_belongs_to_one_part(root: Path) -> None:
     """None is forgotten, and none is named that is not there."""
     files = {path.stem.removeprefix("test_") for path in (root / "tests/vm").glob("test_*.py")}
-    named = [*HARNESS, *SMOKE, *ROTATING, *WAITING]
+    named = [*HARNESS, *SMOKE, *ROTATING, *WAITING, *METAL]
     assert sorted(named) == sorted(files)
     assert len(set(named)) == len(named)
 
