@@ -2,9 +2,10 @@
 """Ways to have an interpreter run code from a writable place, tried as root. A program of its own, to be run on a box.
 
 Its one argument is JSON: ``python`` and ``stock`` (the interpreter under attack and a common one, in the same
-environment), ``place`` (a folder that can be written), ``only`` (names of attacks; empty: all), ``package`` (the folder
-of package ``appliance``) and ``library`` (of the standard library). It prints JSON: for each attack whether its code
-ran in the common one, whether it ran in that under attack, and the latter's exit code and last line of complaint.
+environment), ``place`` (a folder that can be written), ``only`` (names of attacks; empty: all), ``limit_s`` (of each),
+``package`` (the folder of package ``appliance``) and ``library`` (of the standard library). It prints JSON: for each
+attack whether its code ran in the common one, whether it ran in that under attack, and the latter's exit code and last
+line of complaint.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def mounted(binds: Sequence[tuple[Path, Path]]) -> Callable[[], None]:
     return mount
 
 
-def attempt(python: str, attack: Attack, place: Path) -> tuple[bool, int, str]:
+def attempt(python: str, attack: Attack, place: Path, limit_s: float) -> tuple[bool, int, str]:
     """Whether it ran, the exit code, the last line of what was said of it."""
     done = subprocess.run(  # the one thread of this program
         [python, *attack.words],
@@ -166,7 +167,7 @@ def attempt(python: str, attack: Attack, place: Path) -> tuple[bool, int, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=limit_s,
         preexec_fn=mounted(attack.binds) if attack.binds else None,
     )
     return MARK in done.stdout, done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
@@ -182,8 +183,8 @@ def main() -> None:
     try:
         known = attacks(place, Path(given["package"]), Path(given["library"]))
         for name, attack in ((name, known[name]) for name in given["only"] or known):
-            control, *_ = attempt(given["stock"], attack, place)
-            found[name] = (control, *attempt(given["python"], attack, place))
+            control, *_ = attempt(given["stock"], attack, place, given["limit_s"])
+            found[name] = (control, *attempt(given["python"], attack, place, given["limit_s"]))
     finally:
         shutil.rmtree(place)
     sys.stdout.write(json.dumps(found) + "\n")

@@ -92,6 +92,7 @@ def found(system: Path, place: Path) -> dict[str, Any]:
         "stock": f"{system}/venv/bin/stock-python",
         "place": str(place),
         "only": [],
+        "limit_s": 60,
         "package": f"{system}/venv/lib/{VERSION}/site-packages/appliance",
         "library": f"{system}/lib/{VERSION}",
     }

@@ -151,6 +151,7 @@ def _attacked(agent: Agent, place: str, only: Sequence[str]) -> dict[str, Any]:
         "stock": PYTHON[0],
         "place": f"{place}/attack",
         "only": list(only),
+        "limit_s": pace.limit(60),
         "package": f"{SITE}/appliance",
         "library": "/usr/lib/python3.13",
     }
