@@ -61,7 +61,7 @@ class Wishes:
 
 
 def weighted(pid: int) -> None:
-    """Give a session the share of the processor that the units of watchdog and sensor have (``CPUWeight=1000``).
+    """Put a session before the other jobs of this machine, as a box has none (ten times the usual share).
 
     The kernel's groups of sessions have the nice value whose weight comes nearest: -10 is 9.3 times that of 0.
     """
