@@ -17,6 +17,7 @@ from appliance.console.system import BLESSED, Disk, disk, image, machine
 from appliance.site.config import Role
 from tests import consoles
 from tests.consoles import FixedClock, network, port, put, tell, variable
+from tests.side_by_side import first_network
 
 
 def test_a_version_is_on_trial_until_it_is_taken_for_good(tmp_path: Path, root: Path) -> None:
@@ -104,8 +105,8 @@ def test_hostile_names_of_devices(tmp_path: Path) -> None:
 
 
 def test_this_machine_as_netlink_tells() -> None:
-    """The same devices, addresses and gateways that the kernel tells by netlink."""
-    with IPRoute() as netlink:
+    """The same devices, addresses and gateways that the kernel tells by netlink, in the network that ``/sys`` shows."""
+    with first_network(), IPRoute() as netlink:
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
         told: dict[str, set[str]] = {name: set() for name in names.values() if name != "lo"}
         for each in netlink.get_addr():
@@ -115,7 +116,7 @@ def test_this_machine_as_netlink_tells() -> None:
         gateways = {each.get_attr("RTA_GATEWAY") for each in netlink.get_routes(table=254) if not each["dst_len"]} - {
             None
         }
-    found = interfaces(Path("/"))
+        found = interfaces(Path("/"))
     assert {each.name: set(each.addresses) for each in found} == told
     assert {gateway for each in found for gateway in each.gateways} == gateways
 
