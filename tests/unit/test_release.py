@@ -53,7 +53,7 @@ def document(made: SmallRelease, suffix: str) -> Any:
 def test_the_files_of_a_release(made: SmallRelease) -> None:
     """All under the checksums, which coreutils check, and the signature, which OpenSSL checks."""
     suffixes = (".raw.zst", ".bmap", ".spdx.json", ".cdx.json")
-    names = {STEM + suffix for suffix in suffixes} | {"manifest.json"}
+    names = {STEM + suffix for suffix in suffixes} | {"manifest.json", "measurements.json"}
     assert {path.name for path in made.folder.iterdir()} == names | {"SHA256SUMS", "SHA256SUMS.sig"}
     assert set(parse_sums((made.folder / "SHA256SUMS").read_bytes())) == names
     subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=made.folder, check=True, capture_output=True)
