@@ -378,7 +378,7 @@ async def through_the_day(side: PlantSide, clock: Clock, supervisor: Supervisor,
             producers.enough.set()
 
 
-@pytest.mark.time_limit(90)
+@pytest.mark.time_limit(240)
 async def test_local_tls_producers_work_on_through_a_latched_day(
     side: PlantSide, tmp_path: Path, find_tool: Callable[[str], str]
 ) -> None:
