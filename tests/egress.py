@@ -14,8 +14,8 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,24 +85,15 @@ globals()[sys.argv[1]](*json.loads(sys.argv[2]))
 
 def within(space: Space, work: Callable[[], T]) -> T:
     """Do something in a thread that stands in a namespace; a socket that is made there stays there."""
-    results: list[T] = []
-    problems: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            with open(f"/run/netns/{space.name}", "rb") as namespace:
-                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), "setns")
-            results.append(work())
-        except BaseException as problem:  # noqa: BLE001 - handed to the caller
-            problems.append(problem)
+    def enter_and_work() -> T:
+        with open(f"/run/netns/{space.name}", "rb") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        return work()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if problems:
-        raise problems[0]
-    return results[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(enter_and_work).result()
 
 
 class Tap:

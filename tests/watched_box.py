@@ -170,6 +170,10 @@ class Producer:
     _ends: threading.Event = field(default_factory=threading.Event)
     _pauses: threading.Event = field(default_factory=threading.Event)
 
+    def end(self) -> None:
+        """Append nothing more."""
+        self._ends.set()
+
     def run(self) -> None:
         """Until told to end."""
         number = 0

@@ -75,7 +75,7 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
         until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
         enrolled = EnrolledBox.parse(box.at.pki.joinpath("enrolled-box.json").read_bytes())
         producer = Producer(box, token)
-        stack.enter_context(in_background(producer.run, producer._ends.set))
+        stack.enter_context(in_background(producer.run, producer.end))
         until(lambda: len(producer.acknowledged) > 20, "the producer")
         until(lambda: "fact-3" in scene.at_hub(), "facts at the hub")
         assert scene.state() == "open"
@@ -158,7 +158,7 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
         producer._pauses.clear()
         count = len(producer.acknowledged)
         until(lambda: len(producer.acknowledged) > count + 5, "the producer again")
-        producer._ends.set()
+        producer.end()
         until(lambda: set(producer.acknowledged) <= set(scene.at_hub()), "all facts at the hub")
     there = scene.at_hub()
     assert there == list(dict.fromkeys(there)), "none doubled"

@@ -42,9 +42,7 @@ def test_a_changed_block_is_never_handed_out(bench: Bench, control: Callable[[],
     """
     control()
     box = bench.box()
-    root = box.disk.of_kind(ROOT_X86_64)
-    victim = roots.seldom_read_file(box.disk, root, bench.folder / "root.raw")
-    box.disk.flip(root, victim.offset)
+    victim = roots.damage_seldom_read_file(box.disk, bench.folder / "root.raw")
     with box.running("attack") as machine:
         agent = machine.wait_agent()
         stays_calm(agent)  # what was read before anybody listened, the scrub reads again: tests/vm/test_scrub.py

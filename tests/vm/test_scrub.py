@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from appliance.flash.gpt import ROOT_X86_64
 from appliance.watchdog.probes.scrub import FIRST_AFTER_S
 from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
@@ -21,9 +20,7 @@ def test_a_changed_block_that_nobody_reads_is_found(bench: Bench, control: Calla
     """Four minutes after the start the first round begins; the kernel's word about that block is enough."""
     control()
     box = bench.box()
-    root = box.disk.of_kind(ROOT_X86_64)
-    victim = roots.seldom_read_file(box.disk, root, bench.folder / "root.raw")
-    box.disk.flip(root, victim.offset)
+    roots.damage_seldom_read_file(box.disk, bench.folder / "root.raw")
     with box.running("attack") as machine:
         agent = machine.wait_agent()
         stays_calm(agent)

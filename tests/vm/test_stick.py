@@ -16,7 +16,7 @@ from appliance.flash.gpt import ROOT_X86_64
 from tests.vm.releasing import signed_by_both
 from tools.vm import roots
 from tools.vm.box import Box
-from tools.vm.disk import Disk, Esp
+from tools.vm.disk import Esp
 from tools.vm.faults import NotBuiltError
 from tools.vm.frames import Frames
 from tools.vm.hardware import UPLINK_MAC
@@ -57,10 +57,9 @@ def test_sticks_configure_a_box_and_bring_it_out_of_quarantine(metal: Image, wor
             journey.watched_from_outside()
             before, _ = journey.cross("before")
             journey.machine.power_off()
-        damage = roots.seldom_read_file(box.disk, box.disk.of_kind(ROOT_X86_64), work / "root.raw").offset
-        flip(box.disk, damage)
+        damage = roots.damage_seldom_read_file(box.disk, work / "root.raw")
         stored = quarantined_and_released(box, hub, work)
-        flip(box.disk, damage)
+        box.disk.flip(box.disk.of_kind(ROOT_X86_64), damage.offset)  # which puts it right
         with beside(box, hub, "released", usb=True) as journey:
             journey.watched_from_outside()
             received = hub.wait_received(before | stored, "what was stored in quarantine crosses after it", 180)
@@ -81,11 +80,6 @@ def configure(box: Box, hub: BenchHub, folder: Path) -> None:
         machine.wait(r"stick_reading", what="the page says that the stick is read", seconds=120)
         ended = machine.wait_end("the configuration is taken, and the box starts again", 180)
         assert ended.data["reason"] == "guest-reset"
-
-
-def flip(disk: Disk, offset: int) -> None:
-    """One bit of the root; a second time puts it right."""
-    disk.flip(disk.of_kind(ROOT_X86_64), offset)
 
 
 def quarantined_and_released(box: Box, hub: BenchHub, folder: Path) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from appliance.flash.gpt import Partition
+from appliance.flash.gpt import ROOT_X86_64, Partition
 from tools.image.errors import BuildError
 from tools.vm.disk import Disk
 from tools.vm.faults import VmError
@@ -47,6 +47,17 @@ def seldom_read_file(disk: Disk, root: Partition, extracted: Path) -> Place:
     finally:
         extracted.unlink()
     raise VmError("the root has none of the kernel modules that no box loads")
+
+
+def damage_seldom_read_file(disk: Disk, extracted: Path) -> Place:
+    """Change one bit of such a file; where it is, so that a second change there puts it right.
+
+    :param extracted: as for :func:`seldom_read_file`.
+    """
+    root = disk.of_kind(ROOT_X86_64)
+    victim = seldom_read_file(disk, root, extracted)
+    disk.flip(root, victim.offset)
+    return victim
 
 
 def _modules(image: Path) -> list[str]:

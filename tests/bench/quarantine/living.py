@@ -17,12 +17,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,7 +277,7 @@ class Life:
 
     def nothing_lost(self) -> None:
         """Whatever was acknowledged is at the hub, once. :raises AssertionError: it is not."""
-        self.producer._ends.set()
+        self.producer.end()
         until(lambda: set(self.producer.acknowledged) <= set(self.scene.at_hub()), "all facts at the hub", PATIENCE_S)
         there = self.scene.at_hub()
         assert len(there) == len(set(there)), "some are doubled"
@@ -285,23 +285,16 @@ class Life:
 
 def as_user(user: User, work: Callable[[], object]) -> None:
     """Do something in a thread that is somebody else, by the kernel's word."""
-    problems: list[Exception] = []
 
     def become_and_work() -> None:
         library = ctypes.CDLL(None, use_errno=True)
         groups = (ctypes.c_uint32 * 1)(STATUS_GROUP)
-        try:
-            assert library.syscall(_SETGROUPS, 1, groups) == 0
-            assert library.syscall(_SETRESUID, int(user), int(user), int(user)) == 0
-            work()
-        except Exception as problem:  # noqa: BLE001 - handed to the caller
-            problems.append(problem)
+        assert library.syscall(_SETGROUPS, 1, groups) == 0
+        assert library.syscall(_SETRESUID, int(user), int(user), int(user)) == 0
+        work()
 
-    thread = threading.Thread(target=become_and_work)
-    thread.start()
-    thread.join()
-    if problems:
-        raise problems[0]
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(become_and_work).result()
 
 
 def _last_words(logs: Path) -> None:
@@ -335,7 +328,7 @@ def life(folder: Path, chance: random.Random) -> Iterator[Life]:
         until(lambda: box.document("agent").get("mode") == "normal", "the crossing", PATIENCE_S)
         producer = Producer(box, tokens["press-4"])
         made = Life(scene, producer, tokens, chance)
-        stack.enter_context(in_background(producer.run, producer._ends.set))
+        stack.enter_context(in_background(producer.run, producer.end))
         made.opens()
         made.flows()
         yield made
