@@ -17,8 +17,9 @@ from tools.image.hardening.data import Area, controls
 from tools.image.hardening.sandbox import units_of
 
 FindTool = Callable[[str], str]
-# What runs beside our programs in their tests: pytest, and the software TPM, which shuts itself in.
-NOT_OURS = {"seccomp", "setpriority", "sched_setaffinity", "unshare", "setns"}
+# What runs beside our programs in their tests: pytest, and the software TPM, which shuts itself in. ``setfsuid`` is the
+# debugger that pytest has ready: its line editor looks up the terminal (ncurses).
+NOT_OURS = {"seccomp", "setfsuid", "setpriority", "sched_setaffinity", "unshare", "setns"}
 
 
 @cache
