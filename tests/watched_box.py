@@ -37,6 +37,7 @@ from appliance.keys.keeper.client import ask_keeper
 from appliance.keys.release import Release, add_signature, new_release
 from appliance.keys.release_code import ReleaseCode
 from appliance.keys.release_request import request_of
+from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.public import Digest
 from appliance.keys.unixsocket import address_of
 from appliance.watchdog.assembling import OF_THE_SENSOR
@@ -49,6 +50,7 @@ from tests.processes import interpreter, run
 from tests.produced import document as produced_document
 from tests.service.test_box_alone import BSFG, PLANT
 from tests.service.test_box_users import BoxWithUsers
+from tests.slots import NEWER, Slot
 from tools.image import hardening
 from tools.image.hardening.build import DEVICE_RULES, FIREWALL
 
@@ -73,15 +75,21 @@ def standing_in(name: str) -> Iterator[None]:
 
 
 class WatchedBox(BoxWithUsers):
-    """A box with its watchdog, on an uplink of its own."""
+    """A box with its watchdog, on an uplink of its own. Its boots are measured by the test, as those of an image."""
 
     def options(self, *, all_of_them: bool = True) -> list[str]:
         """It dials what its site configuration says."""
-        words = super().options(all_of_them=all_of_them)
+        words = [word for word in super().options(all_of_them=all_of_them) if word != "--simulated-boot"]
         if "--hub-host" in words:
             place = words.index("--hub-host")
             del words[place : place + 2]
         return words
+
+    def measure(self, slot: Slot) -> None:
+        """What firmware, loader and kernel do before the first of its programs."""
+        with Device(self.tpm.tcti) as device:
+            slot.measure(device)
+        self.at.image_signatures.write_bytes(slot.signatures(self.image_key))
 
     @property
     def boot_id(self) -> Path:
@@ -168,17 +176,23 @@ class Producer:
     acknowledged: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     _ends: threading.Event = field(default_factory=threading.Event)
-    _pauses: threading.Event = field(default_factory=threading.Event)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def end(self) -> None:
         """Append nothing more."""
         self._ends.set()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is on its way; for the moments in which the box is off."""
+        with self._turn:
+            yield
+
     def run(self) -> None:
         """Until told to end."""
         number = 0
         while not self._ends.wait(PRODUCER_EVERY_S):
-            if not self._pauses.is_set():
+            with self._turn:
                 self._append(f"fact-{number}")
                 number += 1
 
@@ -230,9 +244,10 @@ class Scene:
         self.box.at.names_script.write_text(talking)
         self.world.box.nft(talking)
 
-    def boot(self) -> subprocess.Popen[bytes]:
-        """Start everything; the process of enrolment."""
+    def boot(self, slot: Slot = NEWER) -> subprocess.Popen[bytes]:
+        """Start everything of a slot; the process of enrolment."""
         box = self.box
+        box.measure(slot)
         box.boot_id.write_text(f"{uuid.uuid4()}\n")
         box.site()
         box.local()

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,9 +29,8 @@ from appliance.keys.keeper.port import KeeperState
 from appliance.keys.tpm.device import Device
 from appliance.keys.tpm.endorsement import fingerprint_of
 from appliance.keys.tpm.manufacture import make_software_tpm
-from appliance.keys.tpm.policy import IMAGE_PCR, Operators
-from appliance.keys.tpm.public import Digest, sha256
-from appliance.keys.tpm.simulated_boot import SIMULATED_PCRS, pcr_signatures, simulated_word
+from appliance.keys.tpm.policy import Operators
+from appliance.keys.tpm.public import sha256
 from appliance.watchdog.probes.key import KeyProbe
 from appliance.watchdog.probes.tpm import tpm_probes
 from appliance.watchdog.suspicions import Code
@@ -42,31 +40,13 @@ from tests.boxes import OPERATORS as OFFICE_OPERATORS
 from tests.boxes import Site as HubSite
 from tests.contracts.keeper import EVIDENCE, RECEIPT, World
 from tests.keepers import ALL_ROLES, BUILDER, OPERATORS, PLANT, Site
+from tests.slots import NEWER, OLDER, Slot
 from tests.tampering_tpm import new_keeper, seen_by
 from tests.tpm import SoftwareTpm
 
 SECRET: Final = b"a secret of the boundary"
 
 
-@dataclass(frozen=True)
-class Slot:
-    """An image that the builder signed. :param others: what else it has measured, by PCR."""
-
-    version: str
-    others: dict[int, Digest] = field(default_factory=dict)
-
-    @property
-    def words(self) -> dict[int, Digest]:
-        """What its boot extends, by PCR."""
-        image = {IMAGE_PCR: sha256(self.version.encode())}
-        return {pcr: simulated_word(pcr) for pcr in SIMULATED_PCRS} | image | self.others
-
-    def signatures(self, builder: rsa.RSAPrivateKey) -> bytes:
-        """What comes with it."""
-        return pcr_signatures(builder, [sha256(bytes(32) + self.words[IMAGE_PCR])])
-
-
-NEWER, OLDER = Slot("2.0.0"), Slot("1.0.0")
 OTHER_LINE: Final = Slot("1.0.0", {12: sha256(b"another command line"), 13: sha256(b"another extension")})
 """The older image, started otherwise than the box was enrolled."""
 
@@ -106,9 +86,7 @@ class Box:
         await self.off()
         self.tpm.reset()
         with Device(self.tpm.tcti) as device:
-            device.ensure_srk()
-            for pcr, word in slot.words.items():
-                device.pcr_extend(pcr, word)
+            slot.measure(device)
         self.site.sign_image(slot.signatures(self.builder))
         self.keeper = await new_keeper(self.site)
         self._runs = True

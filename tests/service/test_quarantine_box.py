@@ -5,13 +5,14 @@ What is real: the box's programs as their users, its keeper on a software TPM, n
 the image in the kernel, the watchdog with its probes of TPM and firewall, the hub, and a cable between two network
 namespaces at whose far end every frame is counted.
 
-What is simulated: the boot (its measurements, and that a restart is one: kernel, TPM and processes begin anew), and the
+What is simulated: the boots (their measurements, and that a restart is one: TPM and processes begin anew), and the
 sensor: the test sends its readings, for a kernel that is tampered with would be this machine's.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from tests.alone import until
 from tests.egress import Tap, talking, tapped
 from tests.processes import run
 from tests.service.test_box_alone import BSFG, PLANT
+from tests.slots import OLDER
 from tests.watched_box import Producer, Scene, Sensor, WatchedBox, in_background, watched_scene
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: users and network namespaces")
@@ -91,6 +93,10 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
             done = box.as_user(user, *box._python[:-1], "-c", ask, box.at.watchdog_run / "watchdog.sock")
             assert "caller_denied" in done.stderr
 
+        older = box.root.parent / "older"
+        older.mkdir(mode=0o700)
+        run(["cp", "-a", box.at.keeper_state, box.at.watchdog_state, older])
+
         # -- in
         began, before = time.time(), len(producer.acknowledged)
         sensor.say(Reading(ProbeName.MOUNTS, (Seen(Code.MOUNT_OVER_SYSTEM, "/usr, by the test"),)))
@@ -135,6 +141,22 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
         until(lambda: box.document("watchdog")["quarantine"] == stands, "the same, with the same request")
         assert silence(tap, 1.0) == []
 
+        # -- switched off, and on from the other slot, with keeper's and watchdog's files of before: the TPM knows of it
+        with producer.paused():
+            scene.restart()
+            for folder in (box.at.keeper_state, box.at.watchdog_state):
+                shutil.rmtree(folder)
+                run(["cp", "-a", older / folder.name, folder])
+            scene.boot(OLDER)
+            until(lambda: box.document("agent").get("ready") is True, "local work")
+        count = len(producer.acknowledged)
+        until(lambda: all(each["done"] for each in _steps(box)), "the ladder again", 60)
+        stands = box.document("watchdog")["quarantine"]
+        assert (stands["code"], stands["counter"]) == ("key_latched", enrolled.birth_counter + 1)
+        assert silence(tap, DARK_FOR_S) == []
+        assert len(producer.acknowledged) > count + 5, "local work goes on"
+        until(lambda: bool(box.document("watchdog")["quarantine"]["request"]), "the request as a text")
+
         # -- out: one operator is none
         file = box.root / "release.json"
         file.write_bytes(scene.signed(enrolled, 1).render())
@@ -148,14 +170,13 @@ def test_into_quarantine_and_out_of_it(scene: Scene) -> None:
         assert silence(tap, 1.5) == [], "dark until it is started again"
 
         # -- and after its restart
-        producer._pauses.set()
         assert producer.refused == []
-        scene.restart()
-        enrol = scene.boot()
-        assert enrol.wait(timeout=60) == 0, box.log("bsfg-enrol")
-        until(lambda: scene.state() == "open", "the lease")
-        until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
-        producer._pauses.clear()
+        with producer.paused():
+            scene.restart()
+            enrol = scene.boot(OLDER)
+            assert enrol.wait(timeout=60) == 0, box.log("bsfg-enrol")
+            until(lambda: scene.state() == "open", "the lease")
+            until(lambda: box.document("agent").get("mode") == "normal", "the crossing")
         count = len(producer.acknowledged)
         until(lambda: len(producer.acknowledged) > count + 5, "the producer again")
         producer.end()
