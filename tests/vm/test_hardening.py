@@ -41,9 +41,14 @@ def box(golden: Golden) -> Iterator[Machine]:
         Segment(folder / "plant") as plant,
         copy.running("hardening", networks=(UserNetwork(), TapNetwork(plant.descriptor))) as machine,
     ):
-        guest.wait_documents(machine.wait_agent(), autonomous, "everything has started", 180)
+        guest.wait_documents(machine.wait_agent(), _all_is_watched, "everything has started", 180)
         yield machine
     copy.forget()
+
+
+def _all_is_watched(found: guest.Documents) -> bool:
+    # the audit's records reach those who listen when they are made: what is refused before stands in the journal alone
+    return autonomous(found) and guest.state(found, "watchdog") == "open"
 
 
 @pytest.fixture(scope="module")
