@@ -53,7 +53,7 @@ def test_shell_scripts_are_clean(root: Path, repository_files: list[Path], find_
         path for path in repository_files if path.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/sh"))
     ]
     assert root / ".ci/run" in scripts
-    run(root, find_tool("shellcheck"), *scripts)
+    run(root, find_tool("shellcheck"), "--external-sources", *scripts)
 
 
 def test_locked_packages_fit_together(root: Path) -> None:

@@ -28,34 +28,8 @@ needs=(
 
 say() { printf 'setup: %s\n' "$*"; }
 
-missing_packages() {
-  local package probe purpose
-  while IFS='|' read -r package probe purpose; do
-    bash -c "$probe" >/dev/null 2>&1 && continue
-    say "missing: $package ($purpose)" >&2
-    printf '%s\n' "$package"
-  done < <(printf '%s\n' "${needs[@]}")
-}
-
-install_packages() {  # install_packages NAME...
-  local as_root=() log
-  local command="apt-get update && apt-get install -y --no-install-recommends $*"
-  if ((EUID != 0)); then
-    as_root=(sudo)
-    [[ -t 0 ]] || as_root+=(-n)
-    if ! command -v sudo >/dev/null || ! "${as_root[@]}" true; then
-      say "these Debian packages are missing: $*; as root, run:" >&2
-      printf '  %s\n' "$command" >&2
-      exit 3
-    fi
-  fi
-  say "installing Debian packages: $*"
-  log=$(mktemp)
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c "$command" >"$log" 2>&1 </dev/null \
-    || { cat "$log" >&2; say "apt-get failed; see above" >&2; exit 1; }
-  grep -i 'disk space will be used' "$log" || true
-  rm -f "$log"
-}
+# shellcheck source=tools/debian_packages.sh
+source tools/debian_packages.sh
 
 pip() { .venv/bin/python -m pip -qq --disable-pip-version-check "$@"; }
 
@@ -83,8 +57,7 @@ digest() { sha256sum | cut -c1-64; }
 exec 9<requirements
 flock 9  # one setup at a time in a checkout
 
-mapfile -t missing < <(missing_packages)
-if ((${#missing[@]})); then install_packages "${missing[@]}"; fi
+ensure_packages "${needs[@]}"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "needs Python 3.11 or later" >&2; exit 1; }
 
 venv_key=$({ pwd -P; python3 -V; cat tools/setup.sh requirements/*.txt; } | digest)

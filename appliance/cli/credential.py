@@ -15,6 +15,7 @@ import click
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import parse_category, parse_producer
 from appliance.boundary.reasons import Reason
+from appliance.cli.files import FOLDER
 from appliance.cli.output import output_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def place_options() -> Callable[[F], F]:
             click.option(
                 "--local",
                 "local_folder",
-                type=click.Path(file_okay=False, path_type=Path),
+                type=FOLDER,
                 help="On a box: the folder of its local keys, instead of --dir.",
             ),
             click.option("--zone", required=True, help="The zone whose applications these are."),
@@ -64,7 +65,7 @@ def place_options() -> Callable[[F], F]:
                 "--dir",
                 "folder",
                 envvar="BSFG_DIR",
-                type=click.Path(file_okay=False, path_type=Path),
+                type=FOLDER,
                 help="Folder of the development environment (or the variable BSFG_DIR).",
             ),
         ):
@@ -88,7 +89,7 @@ def out_option() -> Callable[[F], F]:
     """The option ``--out``."""
     return click.option(
         "--out",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=FOLDER,
         help="Folder for NAME.creds and NAME.token; 'issued' beside the keys if not given.",
     )
 

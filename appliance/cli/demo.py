@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from appliance.boundary.reasons import ExitCode
+from appliance.cli.files import FOLDER
 from appliance.cli.output import output_option, print_json
 
 
@@ -16,7 +17,7 @@ from appliance.cli.output import output_option, print_json
 @click.option(
     "--dir",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Put the two zones here and leave them running; by default they are temporary.",
 )
 @output_option("table", "json")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.boundary.names import parse_zone
+from appliance.cli.files import FILE
 from appliance.cli.output import dir_option
 
 if TYPE_CHECKING:
     from appliance.dev.hub_alone import HubAlone
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -56,7 +56,7 @@ def up(folder: Path, plants: tuple[str, ...], image_key: Path | None, vendor: Pa
 @click.option("--interfaces", type=_FILE, help="TOML file with tables [interfaces.…]; else one virtual port by DHCP.")
 @click.option("--extra", type=_FILE, help="TOML file with further tables, such as [plant] and [time].")
 @click.option("--site-version", type=int, default=1, show_default=True, help="Version of the site configuration.")
-@click.option("--out", "out_file", type=_OUT, required=True, help="The signed site configuration.")
+@click.option("--out", "out_file", type=FILE, required=True, help="The signed site configuration.")
 def site(
     folder: Path,
     zone: str,
@@ -80,7 +80,7 @@ def site(
 @dir_option()
 @click.argument("zone")
 @click.argument("fingerprint")
-@click.option("--out", "out_file", type=_OUT, required=True, help="The voucher.")
+@click.option("--out", "out_file", type=FILE, required=True, help="The voucher.")
 def voucher(folder: Path, zone: str, fingerprint: str, out_file: Path) -> None:
     """Write a voucher that lets the TPM with FINGERPRINT in for ZONE, once, for a day."""
     out_file.write_bytes(_hub(folder).voucher(parse_zone(zone), fingerprint))

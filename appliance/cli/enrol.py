@@ -12,7 +12,7 @@ import click
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import ZoneId, parse_zone
 from appliance.boundary.reasons import ExitCode, Reason
-from appliance.cli.hub import FILE, FOLDER, read, write
+from appliance.cli.files import FILE, FOLDER, read, write
 from appliance.cli.output import output_option, print_json
 
 if TYPE_CHECKING:

@@ -15,13 +15,12 @@ import click
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import ExitCode, Reason
 from appliance.cli.documents import format_of
+from appliance.cli.files import FILE, FOLDER, read
 from appliance.cli.output import output_option, print_json
 
 if TYPE_CHECKING:
     from appliance.watchdog.evidence.store import Kept
 
-FILE: Final = click.Path(dir_okay=False, path_type=Path)
-FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 ON_THE_BOX: Final = Path("/var/lib/bsfg/watchdog/evidence")
 
 
@@ -68,7 +67,7 @@ def show(file: Path, output: str) -> None:
     from appliance.cli.evidence_text import bundle_values, seal_values
     from appliance.watchdog.evidence.bundle import FORMAT, SEAL_FORMAT, Bundle, Seal
 
-    data = _read(file)
+    data = read(file)
     named = format_of(data)
     if named == FORMAT:
         values = bundle_values(Bundle.parse(data), data)
@@ -104,9 +103,9 @@ def verify(
     from appliance.keys.enrolled_box import EnrolledBox
     from appliance.watchdog.evidence import verifying
 
-    bundle, seal = _read(file), _read(seal_file or seal_beside(file))
-    measurements = None if measurements_file is None else Measurements.parse(_read(measurements_file))
-    report = verifying.verify(bundle, seal, EnrolledBox.parse(_read(box_file)), measurements)
+    bundle, seal = read(file), read(seal_file or seal_beside(file))
+    measurements = None if measurements_file is None else Measurements.parse(read(measurements_file))
+    report = verifying.verify(bundle, seal, EnrolledBox.parse(read(box_file)), measurements)
     if output == "json":
         print_json(report_values(report))
     else:
@@ -155,13 +154,6 @@ def _copy(path: Path, data: bytes) -> bool:
         return add_file(path, data)
     except FileExistsError as error:
         raise RefusedError(Reason.BAD_INPUT, f"{path} is there and is another file; it is not written over") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.strerror}") from error
 
 
 def _show(values: Mapping[str, str]) -> None:

@@ -11,8 +11,8 @@ import click
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
+from appliance.cli.files import FILE, write
 from appliance.cli.firmware_keys import folder_option, keys
-from appliance.cli.hub import write
 from appliance.cli.output import output_option, print_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from appliance.firmware.facts import Machine
     from appliance.firmware.profile import Profile
 
-FILE: Final = click.Path(dir_okay=False, path_type=Path)
 GENERIC: Final = "generic-x86"
 """The profile of a machine that none was written for."""
 IMAGE_KEYS: Final = "usr/lib/bsfg/firmware/keys"

@@ -11,6 +11,7 @@ import click
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
+from appliance.cli.files import FOLDER
 from appliance.cli.output import output_option, print_json, print_table
 from appliance.cli.passphrase import passphrase, passphrase_option
 
@@ -27,7 +28,7 @@ def folder_option() -> Callable[[F], F]:
         "--dir",
         "folder",
         required=True,
-        type=click.Path(file_okay=False, path_type=Path),
+        type=FOLDER,
         help="Folder of the keys; it belongs on a machine or a stick that stays offline.",
     )
 

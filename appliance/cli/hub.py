@@ -13,6 +13,7 @@ import click
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.names import parse_zone
 from appliance.boundary.reasons import Reason
+from appliance.cli.files import FILE, FOLDER, read, write
 from appliance.cli.output import output_option, print_json, print_table
 from appliance.cli.passphrase import passphrase, passphrase_option
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from appliance.hub.enrolment.office import EnrolmentOffice
 
 F = TypeVar("F", bound=Callable[..., Any])
-FILE: Final = click.Path(dir_okay=False, path_type=Path)
-FOLDER: Final = click.Path(file_okay=False, path_type=Path)
 AUTHORITIES: Final = ("file", "tpm", "external", "external-leaf")
 
 
@@ -322,24 +321,6 @@ def certify(files: tuple[Path, ...], office_folder: Path, passphrase_file: Path 
         print_json(rows)
         return
     print_table(("fingerprint", "state"), [[row["fingerprint"], row["state"]] for row in rows])
-
-
-def read(file: Path) -> bytes:
-    """A file's bytes. :raises RefusedError: ``bad_input``."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{file}: {error.strerror}") from error
-
-
-def write(file: Path, data: bytes) -> None:
-    """Write a file whole. :raises RefusedError: ``bad_input``."""
-    from appliance.keys.files import PUBLIC, write_atomically
-
-    try:
-        write_atomically(file, data, PUBLIC)
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{file}: {error.strerror}") from error
 
 
 def _office(folder: Path) -> EnrolmentOffice:

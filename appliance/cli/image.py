@@ -11,7 +11,7 @@ import click
 
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
-from appliance.cli.hub import FILE, FOLDER
+from appliance.cli.files import FILE, FOLDER, write
 from appliance.cli.output import Meter, output_option, print_json, print_table
 from appliance.cli.passphrase import passphrase, passphrase_option
 
@@ -118,7 +118,6 @@ def verify(place: Path, keys: tuple[Path, ...], output: str) -> None:
 def sign(place: Path, key: Path, out: Path, yes: bool, passphrase_file: Path | None, output: str) -> None:
     """On the machine with the key: sign RELEASE, a folder that is looked through, or its SHA256SUMS alone."""
     from appliance.flash.signing import read_unsigned, sign_sums
-    from appliance.keys.files import PUBLIC, write_atomically
     from appliance.keys.operators import load_operator_key
 
     shown = Progress()
@@ -134,10 +133,7 @@ def sign(place: Path, key: Path, out: Path, yes: bool, passphrase_file: Path | N
     if not yes and not click.confirm("Is that what the build machine said?", err=True):
         raise RefusedError(Reason.NOT_CONFIRMED, "nothing was signed")
     data = sign_sums(unsigned, load_operator_key(key, passphrase(passphrase_file)))
-    try:
-        write_atomically(out, data, PUBLIC)
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{out}: {error.strerror}") from error
+    write(out, data)
     if output == "json":
         version = None if manifest is None else manifest.version
         print_json({"signature": str(out), "sha256": unsigned.digest, "files": dict(unsigned.sums), "version": version})

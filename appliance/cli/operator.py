@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from appliance.cli.files import FILE
 from appliance.cli.output import output_option, print_json
 from appliance.cli.passphrase import passphrase, passphrase_option
 from appliance.cli.voucher import voucher
@@ -23,7 +24,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @passphrase_option()
 @output_option("text", "json")
 def new(file: Path, passphrase_file: Path | None, output: str) -> None:

@@ -7,12 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
 from appliance.boundary.errors import BsfgError
+from appliance.cli.files import FOLDER
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ def dir_option(*, required: bool = True) -> Callable[[F], F]:
         "folder",
         required=required,
         envvar="BSFG_DIR",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=FOLDER,
         help="Folder of the development environment (or the variable BSFG_DIR).",
     )
 

@@ -11,6 +11,7 @@ import click
 from appliance.boundary.errors import RefusedError
 from appliance.boundary.reasons import Reason
 from appliance.cli.documents import format_of
+from appliance.cli.files import FILE, read
 from appliance.cli.output import output_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,18 +24,14 @@ def policy() -> None:
 
 
 @policy.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @output_option("table", "json")
 def show(file: Path, output: str) -> None:
     """Compute the policy of the boundary key in FILE, and refuse a file whose key does not have it.
 
     FILE is a box's key file (boundary-key.json), or the box file that an operator keeps.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{file}: {error.strerror}") from error
-    born = _read(file, data)
+    born = _birth(file, read(file))
     policy, birth = born.policy, born.policy.x(born.counter, born.pcrs)
     parts = {
         "device": policy.device.hex(),
@@ -53,7 +50,7 @@ def show(file: Path, output: str) -> None:
     print_table(("part", "value"), [[part, value] for part, value in parts.items()])
 
 
-def _read(file: Path, data: bytes) -> BirthPolicy:
+def _birth(file: Path, data: bytes) -> BirthPolicy:
     """Policy, counter and PCRs of birth. :raises RefusedError: ``bad_input``: the file is neither of the two."""
     from appliance.keys.enrolled_box import BOX_FORMAT, EnrolledBox
     from appliance.keys.enrolment.birth import BirthPolicy

@@ -8,13 +8,14 @@ from typing import Final
 
 import click
 
+from appliance.cli.files import FOLDER
 from appliance.cli.output import output_option, print_json
 
 STATE: Final = Path("/var/lib/bsfg/agent")
 
 _state = click.option(
     "--state",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=STATE,
     show_default=True,
     help="The folder of the agent, or of a hub, as its configuration names it (state_dir).",

@@ -15,6 +15,7 @@ import click
 
 from appliance.boundary.errors import DeniedError, RefusedError
 from appliance.boundary.reasons import ExitCode, Reason
+from appliance.cli.files import FILE
 from appliance.cli.output import F, output_option, print_json
 
 SOCKET: Final = Path("/run/bsfg/watchdog/watchdog.sock")
@@ -34,7 +35,7 @@ def socket_option() -> Callable[[F], F]:
         default=SOCKET,
         show_default=True,
         envvar="BSFG_WATCHDOG",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         help="The watchdog's socket (or the variable BSFG_WATCHDOG).",
     )
 

@@ -17,6 +17,7 @@ import click
 from appliance.boundary.errors import DeniedError, RefusedError
 from appliance.boundary.reasons import ExitCode, Reason
 from appliance.cli.documents import format_of
+from appliance.cli.files import FILE, read, write
 from appliance.cli.output import output_option, print_json
 from appliance.cli.passphrase import passphrase, passphrase_option
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from appliance.keys.enrolled_box import EnrolledBox
     from appliance.keys.release import Release, ReleaseRequest
 
-FILE: Final = click.Path(dir_okay=False, path_type=Path)
 REQUEST_HELP: Final = "The request of the box: a file, or the text of its QR code."
 KEEPER_HELP: Final = "The keeper's socket on the box (or the variable BSFG_KEEPER)."
 
@@ -46,8 +46,8 @@ def request(request_file: Path, socket: Path, evidence: Path, output: str) -> No
     from appliance.cli.release_keeper import make_request
     from appliance.keys.tpm.public import sha256
 
-    made = trio.run(make_request, socket, sha256(_read(evidence)))
-    _write(request_file, made.render())
+    made = trio.run(make_request, socket, sha256(read(evidence)))
+    write(request_file, made.render())
     from appliance.cli.release_text import request_values
 
     _print({**request_values(made, None), "file": str(request_file)}, output)
@@ -88,9 +88,9 @@ def sign(
 
     box = _box(box_file)
     asked = _request(requests, box)
-    if evidence is not None and sha256(_read(evidence)) != asked.evidence:
+    if evidence is not None and sha256(read(evidence)) != asked.evidence:
         raise DeniedError(Reason.BAD_EVIDENCE, f"{evidence} is not the evidence of the request")
-    begun = Release.parse(_read(release_file)) if release_file.exists() else None
+    begun = Release.parse(read(release_file)) if release_file.exists() else None
     _show(request_values(asked, box), err=True)
     fresh = new_release(box, asked, accept_pcrs=accept_pcrs)
     if dry_run:
@@ -100,7 +100,7 @@ def sign(
     _confirm(box, yes=yes)
     opened = load_operator_key(key, passphrase(passphrase_file))
     signed = add_signature(box, asked, begun or fresh, opened, accept_pcrs=accept_pcrs)
-    _write(release_file, signed.render())
+    write(release_file, signed.render())
     _print({**release_values(signed, box), "file": str(release_file)}, output)
 
 
@@ -118,7 +118,7 @@ def show(file: Path, box_file: Path | None, output: str) -> None:
     from appliance.keys.enrolled_box import BOX_FORMAT, EnrolledBox
     from appliance.keys.release import FORMAT, REQUEST_FORMAT, Release, ReleaseRequest
 
-    data, box = _read(file), None if box_file is None else _box(box_file)
+    data, box = read(file), None if box_file is None else _box(box_file)
     if box is not None and is_code(_text(data)):
         _print(request_values(_request([str(file)], box), box), output)
         return
@@ -150,7 +150,7 @@ def verify(ctx: click.Context, release_file: Path, box_file: Path, requests: tup
     from appliance.keys.release import Release, new_release
 
     box = _box(box_file)
-    found = _of(box, Release.parse(_read(release_file)))
+    found = _of(box, Release.parse(read(release_file)))
     if requests:
         wanted = new_release(box, _request(requests, box), accept_pcrs=True)
         if replace(found, signatures=()) != wanted:
@@ -174,7 +174,7 @@ def import_(release_file: Path, socket: Path, output: str) -> None:
     from appliance.cli.release_keeper import hand_in
     from appliance.keys.release import Release
 
-    data = _read(release_file)
+    data = read(release_file)
     Release.parse(data)
     status = trio.run(hand_in, socket, data)
     if output == "json":
@@ -183,26 +183,10 @@ def import_(release_file: Path, socket: Path, output: str) -> None:
     click.echo(f"imported; the keeper of {status.zone} says: {status.state}, counter {status.counter}")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    from appliance.keys.files import PUBLIC, write_atomically
-
-    try:
-        write_atomically(path, data, PUBLIC)
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{path}: {error.strerror}") from error
-
-
 def _box(path: Path) -> EnrolledBox:
     from appliance.keys.enrolled_box import EnrolledBox
 
-    return EnrolledBox.parse(_read(path))
+    return EnrolledBox.parse(read(path))
 
 
 def _request(given: Sequence[str], box: EnrolledBox) -> ReleaseRequest:
@@ -214,7 +198,7 @@ def _request(given: Sequence[str], box: EnrolledBox) -> ReleaseRequest:
     from appliance.keys.release import ReleaseRequest
     from appliance.keys.release_code import ReleaseCode
 
-    found = [each.encode() if is_code(each) else _read(Path(each)) for each in given]
+    found = [each.encode() if is_code(each) else read(Path(each)) for each in given]
     if len(found) == 1 and not is_code(_text(found[0])):
         return ReleaseRequest.parse(found[0])
     return ReleaseCode.parse("\n".join(_text(each) for each in found)).request(box)

@@ -12,7 +12,7 @@ import click
 from appliance.boundary.errors import BsfgError, DeniedError, RefusedError
 from appliance.boundary.names import parse_zone
 from appliance.boundary.reasons import Reason
-from appliance.cli.hub import FILE, FOLDER
+from appliance.cli.files import FILE, FOLDER, read, write
 from appliance.cli.output import output_option, print_json, print_table
 from appliance.cli.passphrase import passphrase, passphrase_option
 
@@ -77,7 +77,7 @@ def check(file: Path, output: str) -> None:
     from appliance.site.document import unsigned
     from appliance.site.reading import read_site
 
-    data = _read(file)
+    data = read(file)
     config = read_site(unsigned(data), str(file))
     _print(config, _signature(data, file), output)
 
@@ -90,19 +90,15 @@ def check(file: Path, output: str) -> None:
 @output_option("text", "json")
 def sign(file: Path, key: Path, out: Path, passphrase_file: Path | None, output: str) -> None:
     """Sign FILE into the file of --out. A signature it has already is replaced; what is not valid is not signed."""
-    from appliance.keys.files import PUBLIC, write_atomically
     from appliance.keys.operators import load_operator_key
     from appliance.site.document import open_site, sign_site, unsigned
     from appliance.site.reading import read_site
     from appliance.site.values import key_name
 
-    data = _read(file)
+    data = read(file)
     read_site(unsigned(data), str(file))  # before the passphrase is asked for
     signed = sign_site(data, load_operator_key(key, passphrase(passphrase_file)), str(file))
-    try:
-        write_atomically(out, signed, PUBLIC)
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{out}: {error.strerror}") from error
+    write(out, signed)
     opened = open_site(signed, str(out))
     facts = {"file": str(out), "zone": opened.config.zone, "version": opened.config.version}
     facts |= {"signer": key_name(opened.signer), "sha256": opened.digest}
@@ -166,7 +162,7 @@ def take(file: Path, state: Path, dry_run: bool, output: str) -> None:
     from appliance.site.describe import changes
     from appliance.site.store import Outcome, SiteStore
 
-    offer = SiteStore(state).offer(_read(file), str(file), dry_run=dry_run)
+    offer = SiteStore(state).offer(read(file), str(file), dry_run=dry_run)
     if offer.outcome is Outcome.OLDER:
         raise DeniedError(Reason.SITE_ROLLBACK, f"{file}: version {offer.site.config.version} was in force before")
     rows = changes(None if offer.before is None else offer.before.config, offer.site.config)
@@ -227,16 +223,9 @@ def _signed(opened: SignedSite) -> dict[str, str]:
     return {"signature": f"good, by key {key_name(opened.signer)}", "sha256": opened.digest}
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise RefusedError(Reason.BAD_INPUT, f"{file}: {error.strerror}") from error
-
-
 def _text(file: Path) -> str:
     try:
-        return _read(file).decode("utf-8")
+        return read(file).decode("utf-8")
     except UnicodeDecodeError as error:
         raise RefusedError(Reason.BAD_INPUT, f"{file}: not UTF-8") from error
 

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from appliance.boundary.names import parse_zone
-from appliance.cli.hub import FILE, write
+from appliance.cli.files import FILE, write
 from appliance.cli.output import output_option, print_json
 from appliance.cli.passphrase import passphrase, passphrase_option
 

@@ -14,29 +14,8 @@ needs=(
 )
 # Who is not root builds in a user namespace, with numbers of users of its own.
 ((EUID == 0)) || needs+=("uidmap|command -v newuidmap && grep -q \"^$(id -un):\" /etc/subuid|the same, for who is not root")
-export PATH=$PATH:/usr/sbin:/sbin
 
-missing=()
-for need in "${needs[@]}"; do
-  IFS='|' read -r package probe purpose <<<"$need"
-  bash -c "$probe" >/dev/null 2>&1 && continue
-  printf 'image setup: missing: %s (%s)\n' "$package" "$purpose" >&2
-  missing+=("$package")
-done
-((${#missing[@]})) || exit 0
-
-command="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
-as_root=()
-if ((EUID != 0)); then
-  as_root=(sudo)
-  [[ -t 0 ]] || as_root+=(-n)
-  if ! command -v sudo >/dev/null || ! "${as_root[@]}" true; then
-    printf 'image setup: these Debian packages are missing: %s; as root, run:\n  %s\n' "${missing[*]}" "$command" >&2
-    exit 3
-  fi
-fi
-printf 'image setup: installing Debian packages: %s\n' "${missing[*]}"
-log=$(mktemp)
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c "$command" >"$log" 2>&1 </dev/null \
-  || { cat "$log" >&2; echo "image setup: apt-get failed; see above" >&2; exit 1; }
-rm -f "$log"
+say() { printf 'image setup: %s\n' "$*"; }
+# shellcheck source=tools/debian_packages.sh
+source "$(dirname "$0")/../debian_packages.sh"
+ensure_packages "${needs[@]}"

@@ -4,41 +4,23 @@
 #   tools/vm/setup.sh                 exit 0 ready · 1 failed · 3 packages are missing and cannot be installed from here
 set -euo pipefail
 
-# Debian package | what succeeds when it is there
-vm_needs=(
-  "qemu-system-x86|command -v qemu-system-x86_64"
-  "qemu-utils|command -v qemu-img"
-  "ovmf|test -s /usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
-  "swtpm|command -v swtpm"
-  "swtpm-tools|command -v swtpm_setup"
-  "gnutls-bin|command -v certtool"
-  "mtools|command -v mcopy"
-  "dosfstools|command -v mkfs.vfat"
-  "fdisk|command -v sfdisk"
-  "cryptsetup-bin|command -v cryptsetup"
-  "e2fsprogs|command -v mkfs.ext4"
-  "util-linux|command -v setpriv && command -v unshare"
+# Debian package | what succeeds when it is there | what it is for
+needs=(
+  "qemu-system-x86|command -v qemu-system-x86_64|the machine"
+  "qemu-utils|command -v qemu-img|its disk"
+  "ovmf|test -s /usr/share/OVMF/OVMF_CODE_4M.secboot.fd|its firmware, with Secure Boot"
+  "swtpm|command -v swtpm|its TPM"
+  "swtpm-tools|command -v swtpm_setup|makes that, with a certificate of a simulated vendor"
+  "gnutls-bin|command -v certtool|the same"
+  "mtools|command -v mcopy|puts files on its boot partition"
+  "dosfstools|command -v mkfs.vfat|makes USB sticks"
+  "fdisk|command -v sfdisk|reads and changes its partitions"
+  "cryptsetup-bin|command -v cryptsetup|makes the disks of attackers"
+  "e2fsprogs|command -v mkfs.ext4|the same"
+  "util-linux|command -v setpriv && command -v unshare|a network of its own"
 )
-export PATH=$PATH:/usr/sbin:/sbin
 
-missing=()
-for need in "${vm_needs[@]}"; do
-  bash -c "${need#*|}" >/dev/null 2>&1 || missing+=("${need%%|*}")
-done
-((${#missing[@]})) || exit 0
-
-command="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
-as_root=()
-if ((EUID != 0)); then
-  as_root=(sudo)
-  [[ -t 0 ]] || as_root+=(-n)
-  if ! command -v sudo >/dev/null || ! "${as_root[@]}" true; then
-    printf 'vm setup: these Debian packages are missing: %s; as root, run:\n  %s\n' "${missing[*]}" "$command" >&2
-    exit 3
-  fi
-fi
-printf 'vm setup: installing Debian packages: %s\n' "${missing[*]}"
-log=$(mktemp)
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive sh -c "$command" >"$log" 2>&1 </dev/null \
-  || { cat "$log" >&2; echo "vm setup: apt-get failed; see above" >&2; exit 1; }
-rm -f "$log"
+say() { printf 'vm setup: %s\n' "$*"; }
+# shellcheck source=tools/debian_packages.sh
+source "$(dirname "$0")/../debian_packages.sh"
+ensure_packages "${needs[@]}"
