@@ -26,8 +26,11 @@ with open(path, "rb", buffering=0) as file:
     size = os.lseek(file.fileno(), 0, os.SEEK_END)
     for at in range(0, size, block):
         os.lseek(file.fileno(), at, os.SEEK_SET)
+        left = min(block, size - at)
         try:
-            total += len(file.read(block))
+            while left:  # what is before a bad block comes first; the error is the next answer
+                got = len(file.read(left))
+                left, total = left - got, total + got
         except OSError:
             bad += 1
 print(bad, total, size)
