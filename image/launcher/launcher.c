@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -190,6 +191,8 @@ int main(int argc, char **argv)
         fputs("python: refused: the hooks could not be set\n", stderr);
         return REFUSED;
     }
+    /* One heap for all threads, which take turns anyway: a heap for each keeps what its thread once needed. */
+    mallopt(M_ARENA_MAX, 1);
     PyPreConfig before;
     PyPreConfig_InitPythonConfig(&before);
     before.isolated = 1;
