@@ -83,6 +83,7 @@ DAY_TAKES_S: Final = 14
 RESTARTS: Final = 3
 LOCAL: Final = (TPM[PLANT], KEEPER[PLANT], FACTS_BROKER[PLANT], NODE[PLANT])
 """What a restart ends: all of the plant's processes but nats-control, which does nothing local."""
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where libfaketime has it
 FAKED: Final = {KEEPER[PLANT], NODE[PLANT]}
 UP_WITHIN_S: Final = 150
 WITHIN_S: Final = 60
@@ -119,7 +120,12 @@ class Clock:
     def environment(self) -> dict[str, str]:
         """Variables for a process that lives by it. Files keep their true times, and so do timers."""
         follow = {"FAKETIME": "%", "FAKETIME_FOLLOW_FILE": str(self.file), "FAKETIME_NO_CACHE": "1"}
-        alone = {"FAKETIME_DONT_RESET": "1", "DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+        alone = {
+            "FAKETIME_DONT_RESET": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+            "FAKETIME_DISABLE_SHM": "1",
+        }
         return {"LD_PRELOAD": FAKETIME, **follow, **alone}
 
     async def run(self) -> None:
@@ -376,6 +382,18 @@ async def through_the_day(side: PlantSide, clock: Clock, supervisor: Supervisor,
             await producers.work()
         finally:
             producers.enough.set()
+
+
+@pytest.fixture(autouse=True)
+def _no_clock_is_left() -> Iterator[None]:
+    """A killed process leaves libfaketime's lock behind, on which the next one of that number would wait for ever.
+
+    Newer ones can do without (``FAKETIME_DISABLE_SHM``); that of Debian 12 cannot.
+    """
+    before = set(SHARED_MEMORY.glob("*faketime_s*"))
+    yield
+    for path in set(SHARED_MEMORY.glob("*faketime_s*")) - before:
+        path.unlink(missing_ok=True)
 
 
 @pytest.mark.time_limit(480)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,11 @@ def user_record(text: bytes) -> None:
 def kernel() -> Iterator[KernelAudit]:
     """This kernel's audit; it answers nobody in another PID namespace than the first, as in a container."""
     try:
-        with first_network():
+        with first_network(), ExitStack() as stack:
             audit = KernelAudit()
+            stack.callback(audit.close)
             audit.status()
+            stack.pop_all()
     except OSError as error:
         if IN_CI:
             pytest.fail(f"audit: {error}")
