@@ -6,7 +6,7 @@ interface (a loopback address plays it); the hub, which is up and within reach a
 which kills TPM, keeper, nats-facts and agent at one moment. A stock NATS client keeps its connection, and makes it
 again after each restart; ``curl`` makes a new one for every fact.
 
-What is simulated: the day. The wall clock of keeper, agent and ``curl`` is the time of a file, which the test moves on
+What is simulated: the day. A file, which the test changes, puts the wall clock of keeper, agent and ``curl`` forward
 by 24 hours within seconds (libfaketime); a restart does not set it back. Timers do not run faster, for CLOCK_MONOTONIC
 and CLOCK_BOOTTIME stay true; so does boundary time, which is counted from the latter. nats-facts lives in the true
 time, as libfaketime does not reach Go, and so do the stock NATS client, the software TPM and the hub. So what agent and
@@ -83,7 +83,6 @@ DAY_TAKES_S: Final = 14
 RESTARTS: Final = 3
 LOCAL: Final = (TPM[PLANT], KEEPER[PLANT], FACTS_BROKER[PLANT], NODE[PLANT])
 """What a restart ends: all of the plant's processes but nats-control, which does nothing local."""
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where libfaketime has it
 FAKED: Final = {KEEPER[PLANT], NODE[PLANT]}
 UP_WITHIN_S: Final = 150
 WITHIN_S: Final = 60
@@ -95,45 +94,45 @@ AT_LEAST: Final = 5
 
 @dataclass
 class Clock:
-    """The wall clock of some processes: the time of a file. Until it is let run, that of its beginning.
+    """The wall clock of some processes: the true one and what a file says, which is nothing until it is let run.
 
-    libfaketime adds what has passed since a process started, and takes whole seconds of the file.
+    The file is one that libfaketime reads at each call. (That of Debian 13 never starts a program whose clock follows
+    the time of a file.)
     """
 
     file: Path
-    passed_s: float = 0
+    ahead_s: int = 0
 
     def __post_init__(self) -> None:
-        self.file.touch()
-        self._began_at = time.time()
+        self._set(0)
+
+    def _set(self, ahead_s: int) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(f"+{ahead_s}\n")
+        new.replace(self.file)
+        self.ahead_s = ahead_s
 
     @property
     def now(self) -> float:
         """What it shows: Unix seconds."""
-        return self._began_at + self.passed_s
+        return time.time() + self.ahead_s
 
     def reached(self, part: float) -> bool:
         """Whether so much of the day is over."""
-        return self.passed_s >= part * DAY_S
+        return self.ahead_s >= part * DAY_S
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables for a process that lives by it. Files keep their true times, and so do timers."""
-        follow = {"FAKETIME": "%", "FAKETIME_FOLLOW_FILE": str(self.file), "FAKETIME_NO_CACHE": "1"}
-        alone = {
-            "FAKETIME_DONT_RESET": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-            "FAKETIME_DISABLE_SHM": "1",
-        }
+        follow = {"FAKETIME_TIMESTAMP_FILE": str(self.file), "FAKETIME_NO_CACHE": "1"}
+        alone = {"DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
         return {"LD_PRELOAD": FAKETIME, **follow, **alone}
 
     async def run(self) -> None:
         """A day, some minutes at a time."""
         began = trio.current_time()
-        while self.passed_s < DAY_S:
-            self.passed_s = min(DAY_S, (trio.current_time() - began) / DAY_TAKES_S * DAY_S)
-            os.utime(self.file, (self.now, self.now))
+        while self.ahead_s < DAY_S:
+            self._set(min(DAY_S, int((trio.current_time() - began) / DAY_TAKES_S * DAY_S)))
             await trio.sleep(0.02)
 
 
@@ -382,18 +381,6 @@ async def through_the_day(side: PlantSide, clock: Clock, supervisor: Supervisor,
             await producers.work()
         finally:
             producers.enough.set()
-
-
-@pytest.fixture(autouse=True)
-def _no_clock_is_left() -> Iterator[None]:
-    """A killed process leaves libfaketime's lock behind, on which the next one of that number would wait for ever.
-
-    Newer ones can do without (``FAKETIME_DISABLE_SHM``); that of Debian 12 cannot.
-    """
-    before = set(SHARED_MEMORY.glob("*faketime_s*"))
-    yield
-    for path in set(SHARED_MEMORY.glob("*faketime_s*")) - before:
-        path.unlink(missing_ok=True)
 
 
 @pytest.mark.time_limit(480)
