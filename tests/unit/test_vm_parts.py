@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.vm.parts import BUDGET_S, HARNESS, METAL, ROTATING, SMOKE, WAITING, Part, choose
+from tests.vm.parts import BUDGET_S, HARNESS, METAL, ROTATING, SMOKE, Part, choose
 
 COMMITS = [f"{commit:040x}" for commit in range(300)]
 
@@ -13,7 +13,7 @@ COMMITS = [f"{commit:040x}" for commit in range(300)]
 def test_every_test_file_belongs_to_one_part(root: Path) -> None:
     """None is forgotten, and none is named that is not there."""
     files = {path.stem.removeprefix("test_") for path in (root / "tests/vm").glob("test_*.py")}
-    named = [*HARNESS, *SMOKE, *ROTATING, *WAITING, *METAL]
+    named = [*HARNESS, *SMOKE, *ROTATING, *METAL]
     assert sorted(named) == sorted(files)
     assert len(set(named)) == len(named)
 
@@ -38,4 +38,4 @@ def test_no_change_takes_longer_than_it_may() -> None:
 def test_parts_are_what_they_are_called() -> None:
     """All is all."""
     assert choose(Part.SMOKE, "") == [*HARNESS, *SMOKE]
-    assert set(choose(Part.ALL, "")) == {*HARNESS, *SMOKE, *ROTATING, *WAITING}
+    assert set(choose(Part.ALL, "")) == {*HARNESS, *SMOKE, *ROTATING}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.parts import HARNESS, METAL, ROTATING, SMOKE, WAITING, Part, choose
+from tests.vm.parts import HARNESS, METAL, ROTATING, SMOKE, Part, choose
 
 _HERE = Path(__file__).parent
 
@@ -21,7 +21,7 @@ def main() -> int:
     )
     parser.add_argument("--part", type=Part, choices=list(Part), default=Part.ALL, help="what to run (default: all)")
     parser.add_argument("--seed", default="", help="what 'rotating' chooses by: the hash of the commit")
-    names = [*HARNESS, *SMOKE, *ROTATING, *WAITING, *METAL]
+    names = [*HARNESS, *SMOKE, *ROTATING, *METAL]
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--failed", action="store_true", help="of those, only what failed last time")
     arguments = parser.parse_args()

@@ -10,6 +10,7 @@ from typing import Final
 
 from appliance.firmware.keys import SecureBootKeys
 from appliance.firmware.varstore import make_vars
+from appliance.flash.gpt import Partition
 from tools.vm.faults import NotBuiltError
 
 _FOLDER: Final = Path("/usr/share/OVMF")
@@ -53,3 +54,25 @@ def with_variables(source: Path, target: Path) -> Firmware:
     """Firmware with a copy of a variable store."""
     shutil.copyfile(source, target)
     return Firmware(code(), target)
+
+
+def start_first(variables: Path, number: int, partition: Partition, file: str, options: str) -> None:
+    """Have a variable store start a file before everything else, as whoever is in the firmware's setup can.
+
+    :param number: of the partition, from 1. :param file: a program on it, as ``EFI/Linux/name.efi``.
+    :param options: handed to the program: for a kernel image, a command line.
+    """
+    from virt.firmware.efi.devpath import DevicePath, DevicePathElem  # type: ignore[import-untyped]
+    from virt.firmware.varstore.edk2 import Edk2VarStore  # type: ignore[import-untyped]
+
+    disk, place = DevicePathElem(), DevicePathElem()
+    disk.set_gpt(number, partition.first, partition.last - partition.first + 1, str(partition.id))
+    place.set_filepath("\\" + file.replace("/", "\\"))
+    store = Edk2VarStore(str(variables))
+    found = store.get_varlist()
+    path = DevicePath()
+    path.extend([disk, place])
+    entry = found.add_boot_entry("first", path, f"{options}\0".encode("utf-16-le"))
+    order = found.get("BootOrder") or found.create("BootOrder")
+    order.data = entry.to_bytes(2, "little") + (order.data or b"")
+    store.write_varstore(str(variables), found)
