@@ -18,7 +18,9 @@ from typing import Any
 
 NETWORKD = Path("/usr/lib/systemd/systemd-networkd")
 RUN = Path("/run")
-FOLDERS = ("systemd/network", "systemd/netif", "systemd/netif/links", "systemd/netif/leases", "systemd/netif/lldp")
+NETIF = ("systemd/netif", "systemd/netif/links", "systemd/netif/leases", "systemd/netif/lldp")
+USER = "systemd-network"
+"""Which networkd becomes; its package makes it."""
 SETTLE_S = 10.0
 WARNINGS = {"SYSTEMD_LOG_LEVEL": "warning"}
 
@@ -32,10 +34,7 @@ def make_run(files: Path) -> None:
     """A ``/run`` of our own, with the files where networkd and udev look for them."""
     ask("mount", "--make-rprivate", "/")
     ask("mount", "-t", "tmpfs", "tmpfs", str(RUN))
-    for folder in FOLDERS:
-        (RUN / folder).mkdir(parents=True, exist_ok=True)
-        if "netif" in folder:
-            shutil.chown(RUN / folder, "systemd-network", "systemd-network")
+    (RUN / "systemd/network").mkdir(parents=True)
     for file in files.iterdir():
         shutil.copy(file, RUN / "systemd/network")
 
@@ -55,6 +54,9 @@ def link_names(ports: list[str]) -> dict[str, str]:
 
 def networkd(ports: list[str], wanted: int) -> dict[str, Any]:
     """Run it until as many addresses are there as are wanted, or for a while."""
+    for folder in NETIF:
+        (RUN / folder).mkdir()
+        shutil.chown(RUN / folder, USER, USER)
     ask("ip", "link", "set", "lo", "up")  # as PID 1 does
     ask("mount", "-o", "remount,ro,bind", "/sys")  # so networkd waits for no udev
     far = subprocess.Popen(["unshare", "--net", "sleep", "60"])
