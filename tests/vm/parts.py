@@ -23,6 +23,7 @@ ROTATING: Final[Mapping[str, int]] = {
     "latched": 600,
     "load_options": 180,
     "older_uki": 330,
+    "older_var": 290,
     "other_tpm": 180,
     "power_button": 170,
     "recovery_key": 130,
