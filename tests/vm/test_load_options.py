@@ -18,8 +18,15 @@ from tools.vm import firmware
 from tools.vm.journey import beside
 
 EXTRA: Final = "init=/usr/bin/echo systemd.unit=emergency.target rd.systemd.debug_shell=1"
-LOADER: Final = "import glob; print(glob.glob('/sys/firmware/efi/efivars/LoaderInfo-*'))"
-"""What systemd-boot leaves behind."""
+STARTED_BY: Final = """
+import pathlib
+variables = pathlib.Path("/sys/firmware/efi/efivars")
+def read(name):
+    return (variables / f"{name}-8be4df61-93ca-11d2-aa0d-00e098032b8c").read_bytes()[4:]
+entry = read("Boot%04X" % int.from_bytes(read("BootCurrent"), "little"))
+print(list(variables.glob("LoaderInfo-*")), entry)
+"""
+"""What systemd-boot leaves behind, and the firmware's entry that this boot came by, its options at the end."""
 
 
 def test_options_of_a_boot_menus_entry_open_nothing(bench: Bench, control: Callable[[], None]) -> None:
@@ -43,7 +50,9 @@ def test_options_of_the_firmwares_entry_are_not_taken(bench: Bench, control: Cal
     with hub.running(), beside(box, hub, "attack") as journey:
         journey.to_ready()
         usual = bench.golden.report["seen"]
-        assert journey.machine.agent.python(LOADER) == "[]", "the boot loader was started: the attack did not arrive"
+        started_by = journey.machine.agent.python(STARTED_BY)
+        assert started_by.startswith("[]"), "the boot loader was started: the attack did not arrive"
+        assert repr(EXTRA.encode("utf-16-le"))[2:-1] in started_by, "nothing was handed over: the attack did not arrive"
         assert journey.seen["cmdline"] == usual["cmdline"]
         assert journey.seen["pcrs"]["12"] == usual["pcrs"]["12"]
         journey.cross("attack")

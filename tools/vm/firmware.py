@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from virt.firmware.efi.devpath import DevicePath, DevicePathElem  # type: ignore[import-untyped]
+from virt.firmware.varstore.edk2 import Edk2VarStore  # type: ignore[import-untyped]
+
 from appliance.firmware.keys import SecureBootKeys
 from appliance.firmware.varstore import make_vars
 from appliance.flash.gpt import Partition
@@ -62,9 +65,6 @@ def start_first(variables: Path, number: int, partition: Partition, file: str, o
     :param number: of the partition, from 1. :param file: a program on it, as ``EFI/Linux/name.efi``.
     :param options: handed to the program: for a kernel image, a command line.
     """
-    from virt.firmware.efi.devpath import DevicePath, DevicePathElem  # type: ignore[import-untyped]
-    from virt.firmware.varstore.edk2 import Edk2VarStore  # type: ignore[import-untyped]
-
     disk, place = DevicePathElem(), DevicePathElem()
     disk.set_gpt(number, partition.first, partition.last - partition.first + 1, str(partition.id))
     place.set_filepath("\\" + file.replace("/", "\\"))
