@@ -6,13 +6,10 @@ The box has forgotten what crossed since. Its hub has not: what comes then is to
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from tests.vm.calm import stays_calm
 from tests.vm.conftest import Bench
-from tools.vm import pace
-from tools.vm.application import Application
 from tools.vm.disk import copy_sparse
 from tools.vm.journey import beside
 
@@ -34,7 +31,9 @@ def test_an_older_var_begins_another_epoch(bench: Bench, control: Callable[[], N
             journey.to_ready()
             assert not sent & set(journey.application.own()), "the disk is not the older one"
             again, _ = journey.cross("older")
-            wait_received(journey.application, came)
+            application = journey.application
+            journey.until(lambda: came <= set(application.received()), "what the hub had sent comes again", 120)
+            assert len(orders := application.received()) == len(set(orders))
             stays_calm(journey.machine.agent)
             journey.machine.power_off()
         found = hub.received()
@@ -42,12 +41,3 @@ def test_an_older_var_begins_another_epoch(bench: Bench, control: Callable[[], N
     assert sorted(ids) == sorted({*had, *again})
     places = {fact["envelope"]["message_id"]: fact["offset"] for fact in found}
     assert {places[one] for one in sent} & {places[one] for one in again}, "a log that was lost goes on under its name"
-
-
-def wait_received(application: Application, wanted: set[str]) -> None:
-    """What the hub had sent to the disk that is gone comes a second time, and is there once."""
-    deadline = time.monotonic() + pace.limit(120)
-    while not wanted <= set(found := application.received()):
-        assert time.monotonic() < deadline, f"{len(wanted - set(found))} facts of the hub did not come again"
-        time.sleep(1)
-    assert len(found) == len(set(found))

@@ -91,9 +91,9 @@ class Journey:
         self._done("booted")
         self.machine.wait(SECURE_BOOT, what="the status page says that Secure Boot is on", seconds=60)
         self._done("secure boot")
-        self._until(lambda: self.hub.enrolled, "the hub lets the box in", 240)
+        self.until(lambda: self.hub.enrolled, "the hub lets the box in", 240)
         self._done("enrolled")
-        self._until(lambda: self.hub.attestation == "fresh", "the TPM proves what was started", 240)
+        self.until(lambda: self.hub.attestation == "fresh", "the TPM proves what was started", 240)
         self._done("tpm")
         self.machine.wait(WORKING, what="the status page says that the hub is reached", seconds=240)
         self._done("speaking")
@@ -119,7 +119,7 @@ class Journey:
             came.update(set(self.application.received()) - before)
             return len(came) >= ORDERS
 
-        self._until(all_came, "facts of the hub reach the plant", 120)
+        self.until(all_came, "facts of the hub reach the plant", 120)
         self._done("in")
         return ids, came
 
@@ -127,7 +127,8 @@ class Journey:
         """The first whole status page on the serial line behind a position. :raises AwaitedError: there is none."""
         return self.machine.wait(PAGE, what="a whole status page on the serial line", seconds=60, since=since).text
 
-    def _until(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
+    def until(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
+        """Wait until something holds. :raises AwaitedError: it does not, or the machine ended."""
         deadline = time.monotonic() + pace.limit(seconds)
         while not holds():
             if not self.machine.alive or time.monotonic() > deadline:
