@@ -65,7 +65,7 @@ KEYS: Final = {
 }
 """What the page of keys tells of."""
 UNTESTED: Final = {"B25", "T9"}
-"""Rows that say themselves that they are not tested, or not in a machine."""
+"""Rows that say themselves that they are not tested."""
 NOT_ATTACKS: Final = {"test_installer", "test_machinery", "test_second_boot"}
 """Of the virtual machines: the harness, the installer, and a box that nobody attacks."""
 TEST = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
